@@ -1,0 +1,258 @@
+"""What a plugin author implements: one abstract class a kind, one abstract method each.
+
+Constructors ask by parameter name for what the engine knows:
+
+- `modality`, `modalities`: the name, or all names in the dataset's order;
+- `width`: the common token width of all modalities;
+- `task`: what is predicted (`task.out` logits);
+- `example`: one raw input of the modality, for sizes;
+- `encoders`: for each modality an `EncoderFacts`;
+- `seed`: the trial's seed.
+
+Every other parameter is the user's option, checked against the signature before any work.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol as Interface
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmx.protocols import Protocol
+from mmx.tasks import Task
+from mmx.types import Batch, Logits, Modality, Pattern, Presence, Prompts, TokenMap, Tokens, first_token
+
+__all__ = [
+    "Adapter", "Batch", "DataCard", "Dataset", "Encoder", "EncoderFacts", "Filled", "Fusion", "Logits",
+    "Model", "Output", "Pattern", "Presence", "Procedure", "Prompts", "Protocol", "Sample", "Step", "Strategy",
+    "Task", "TokenMap", "Tokens", "Tracker", "TrialLog", "TrialRecord", "first_token",
+]  # fmt: skip
+
+ENGINE_PARAMETERS = frozenset({"modality", "modalities", "width", "task", "example", "encoders", "seed"})
+"""Constructor parameters that the engine fills in; a user cannot set them."""
+
+
+class Sample(NamedTuple):
+    """One example. A modality that it lacks by nature is left out of `inputs`."""
+
+    id: str
+    inputs: Mapping[Modality, Tensor]
+    target: Any
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What a reader must know of a dataset before trusting a number on it."""
+
+    description: str
+    source: str
+    licence: str
+    citation: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    natural_missing: str = "none"
+
+
+class Dataset(ABC):
+    """Samples of several modalities with a target.
+
+    `in_memory`: samples are a pure function of their index and small enough to be read once and kept.
+    """
+
+    modalities: Mapping[Modality, str]
+    """Modality name (letters, digits, `_`) to kind: image, audio, text, video or vector."""
+    task: Task
+    card: DataCard | None = None
+    in_memory: bool = False
+
+    @abstractmethod
+    def split(self, name: str) -> Sequence[Sample]:
+        """Give the samples of "train", "val" or "test"; inputs of one modality have one shape."""
+
+    @classmethod
+    def prepare(cls, root: Path) -> str:
+        """Put the data under `root` where that can be done, and say what is there (`mmx data prepare`)."""
+        del root
+        return "Nothing to prepare: the data comes with the package."
+
+
+class Encoder(nn.Module, ABC):
+    """Raw input of one modality to tokens. It is only ever given rows that have the modality."""
+
+    kind: ClassVar[str]
+    """Kind of modality that it reads: image, audio, text, video or vector."""
+    lora_targets: ClassVar[str]
+    """Regex over module names (full match) that LoRA adapts by default."""
+    accepts_prompts: ClassVar[bool] = False
+    """Whether `prompts` is taken: extra tokens put in front, whose outputs come back in front."""
+    prompt_layers: int = 0
+    """How many layers take prompts of their own (`Prompts`); 0: only plain ones at the input."""
+    width: int
+    """Width of its tokens."""
+
+    @abstractmethod
+    def forward(self, raw: Tensor, prompts: Any = None) -> Tokens:
+        """Encode (batch, …). `prompts`: None, a tensor (batch, prompts, width), or `Prompts`."""
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What a strategy may know of an encoder: its own token width, and which prompts it takes."""
+
+    width: int
+    accepts_prompts: bool
+    prompt_layers: int
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a strategy hands to the fusion: tokens of every modality, extra losses (already weighted), and
+    prompts for a fusion that takes them."""
+
+    tokens: TokenMap
+    losses: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    prompts: Prompts | None = None
+
+
+class Strategy(nn.Module, ABC):
+    """What stands in for a modality that is absent. It never sees raw inputs."""
+
+    uses_targets: bool = False
+    """Whether training needs the encodings of rows that `hide` has hidden."""
+    encodes_by_pattern: bool = False
+    """Whether its prompts depend on who is present, so that evaluation must encode once a pattern."""
+
+    def hide(self, presence: Presence) -> Presence:
+        """Hide more, in training only (modality dropout); at least one modality a row must remain."""
+        return presence
+
+    def prompts(self, modality: Modality, presence: Presence) -> Prompts | Tensor | None:
+        """Give prompts (one set a row) for the modality's encoder, in that encoder's own width."""
+        del modality, presence
+        return None
+
+    def adapt(self, tokens: TokenMap, presence: Presence) -> TokenMap:
+        """Modulate the tokens of what is there."""
+        del presence
+        return tokens
+
+    @abstractmethod
+    def fill(self, tokens: TokenMap, presence: Presence, targets: TokenMap | None) -> Filled:
+        """Give every modality that the strategy answers for its tokens.
+
+        In `tokens` every modality has its key; absent rows have no valid token and zero values (where no row
+        has the modality, the token axis may be 0). `targets`: in training the tokens before hiding, None in
+        evaluation.
+        """
+
+
+class Fusion(nn.Module, ABC):
+    """Tokens of all modalities to logits. Owns its head(s); reads only valid tokens."""
+
+    accepts_prompts: ClassVar[bool] = False
+    """Whether `forward` takes a second argument `prompts`."""
+    prompt_layers: int = 0
+    """How many of its layers take prompts."""
+
+    @abstractmethod
+    def forward(self, tokens: TokenMap) -> Logits:
+        """Fuse."""
+
+
+class Adapter(ABC):
+    """Which parameters of an encoder train, and how."""
+
+    @abstractmethod
+    def apply(self, encoder: nn.Module) -> None:
+        """Change the encoder in place and set `requires_grad` of all its parameters."""
+
+
+class Output(NamedTuple):
+    """What a model gives for a batch; `losses` are the strategy's, already weighted."""
+
+    logits: Logits
+    losses: Mapping[str, Float[Tensor, ""]]
+
+
+class Model(Interface):
+    """What a procedure may do with the model."""
+
+    def __call__(self, batch: Batch) -> Output:
+        """Run the whole line: hide, encode, adapt, fill, fuse."""
+        ...
+
+
+class Step(NamedTuple):
+    """One optimiser step: its loss, and what to do between backward and step."""
+
+    loss: Float[Tensor, ""]
+    losses: Mapping[str, Tensor]
+    """Parts of the loss by name, for the log."""
+    after_backward: Callable[[], None] | None = None
+
+
+class Procedure(ABC):
+    """The losses of a training step, and their order."""
+
+    @abstractmethod
+    def steps(self, model: Model, batch: Batch) -> Iterator[Step]:
+        """Yield one optimiser step after another for a batch."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What a tracker remembers of one (point, seed)."""
+
+    run_id: str
+    point: str
+    seed: int
+    cell: str
+    state: str
+    """done, failed or running."""
+    attempt: int
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    """Last value of each metric."""
+
+
+class TrialLog(ABC):
+    """Where one trial writes to."""
+
+    run_id: str
+
+    @abstractmethod
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log values at a whole-number step, in one batch."""
+
+    @abstractmethod
+    def artifact(self, path: Path) -> None:
+        """Keep a file."""
+
+    @abstractmethod
+    def end(self, state: str, reason: str) -> None:
+        """End as "done" or "failed" with the reason."""
+
+
+class Tracker(ABC):
+    """Where the results of a sweep are kept. Its constructor takes the store's address as `store`."""
+
+    @abstractmethod
+    def open_sweep(self, name: str) -> str:
+        """Find or make the sweep's place; give the id of its parent run."""
+
+    @abstractmethod
+    def records(self, name: str) -> list[TrialRecord]:
+        """List what is known of the sweep's trials, the latest attempt of each (point, seed)."""
+
+    @abstractmethod
+    def open_trial(self, record: TrialRecord, title: str, tags: Mapping[str, str]) -> TrialLog:
+        """Begin a trial (`record.run_id` is empty)."""
+
+    @abstractmethod
+    def close_sweep(
+        self, metrics: Mapping[str, Mapping[int, float]], artifacts: Sequence[Path], done: bool
+    ) -> None:
+        """Write the sweep's own figures and files; `done` when every point is."""

@@ -1,0 +1,69 @@
+"""The values that travel a trial's line, each named once with its shape."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Modality = str
+Pattern = frozenset[Modality]
+"""An availability pattern: the modalities that are present."""
+
+Presence = Mapping[Modality, Bool[Tensor, "batch"]]
+"""For each modality, whether each row has it."""
+
+
+class Tokens(NamedTuple):
+    """What an encoder hands on: a sequence of vectors a row.
+
+    The first token (after the outputs of any prompts) sums its modality up: the class token, or a pooled
+    vector where the architecture has none. Fusions that need one vector a modality read that one.
+    """
+
+    values: Float[Tensor, "batch tokens width"]
+    valid: Bool[Tensor, "batch tokens"]
+    """False for padding, and for every token of a row whose modality is absent."""
+
+
+TokenMap = Mapping[Modality, Tokens]
+Logits = Float[Tensor, "batch out"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Learned tokens for the layers of a transformer, one set a row.
+
+    `level="input"`: layer l's prompts are put in front of the sequence before block l and stay there.
+    `level="attention"`: the first half are extra keys, the second half extra values of layer l's attention.
+    `read_only`: no other token, and no other prompt, attends to an input-level prompt.
+    """
+
+    values: Float[Tensor, "batch layers prompts width"]
+    level: Literal["input", "attention"] = "input"
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of one split. Rows of an absent modality hold zeros that nobody reads."""
+
+    inputs: Mapping[Modality, Tensor]
+    presence: Presence
+    target: Tensor
+    ids: Sequence[str]
+
+
+def first_token(tokens: Tokens) -> tuple[Float[Tensor, "batch width"], Bool[Tensor, "batch"]]:
+    """Give each row's summary token and whether it is valid; zeros where the modality is absent."""
+    values, valid = tokens
+    if values.shape[1] == 0:
+        return values.sum(dim=1), valid.any(dim=1)
+    return torch.where(valid[:, :1], values[:, 0], 0.0), valid[:, 0]
+
+
+def pattern_of(presence: Presence, row: int) -> Pattern:
+    """Give the availability pattern of one row."""
+    return frozenset(m for m, present in presence.items() if bool(present[row]))

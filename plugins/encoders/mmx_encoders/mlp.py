@@ -1,0 +1,34 @@
+"""A perceptron on feature vectors."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmx.contracts import Encoder, Tokens
+
+
+class Mlp(Encoder):
+    """Feature vector (batch, features) to one token, by `depth` GELU layers of `width`.
+
+    Tensors of more axes are flattened. It takes no prompts: there is no sequence to put them in front of.
+    """
+
+    kind: ClassVar[str] = "vector"
+    lora_targets: ClassVar[str] = r"layers\.\d+"
+
+    def __init__(self, example: Tensor, width: int = 64, depth: int = 2) -> None:
+        super().__init__()
+        self.width = width
+        sizes = [example.numel()] + [width] * depth
+        layers: list[nn.Module] = []
+        for i, (inside, outside) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            layers += [nn.GELU()] * bool(i) + [nn.Linear(inside, outside)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, raw: Tensor, prompts: Any = None) -> Tokens:
+        """Encode each row as one token."""
+        if prompts is not None:
+            raise ValueError("mlp takes no prompts")
+        values = self.layers(raw.flatten(1).float())[:, None]
+        return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
