@@ -7,6 +7,7 @@ Constructors ask by parameter name for what the engine knows:
 - `task`: what is predicted (`task.out` logits);
 - `example`: one raw input of the modality, for sizes;
 - `encoders`: for each modality an `EncoderFacts`;
+- `fusion_layers`: how many layers of the fusion take prompts;
 - `seed`: the trial's seed.
 
 Every other parameter is the user's option, checked against the signature before any work.
@@ -16,7 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol as Interface
+from typing import Any, ClassVar, NamedTuple
+from typing import Protocol as Interface
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,9 +32,6 @@ __all__ = [
     "Model", "Output", "Pattern", "Presence", "Procedure", "Prompts", "Protocol", "Sample", "Step", "Strategy",
     "Task", "TokenMap", "Tokens", "Tracker", "TrialLog", "TrialRecord", "first_token",
 ]  # fmt: skip
-
-ENGINE_PARAMETERS = frozenset({"modality", "modalities", "width", "task", "example", "encoders", "seed"})
-"""Constructor parameters that the engine fills in; a user cannot set them."""
 
 
 class Sample(NamedTuple):
@@ -204,18 +203,19 @@ class Procedure(ABC):
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What a tracker remembers of one (point, seed)."""
+    """What a tracker knows of one (point, seed)."""
 
     run_id: str
     point: str
     seed: int
-    cell: str
     state: str
     """done, failed or running."""
-    attempt: int
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    """Last value of each metric."""
+    reason: str = ""
+    cell: str = ""
+    attempt: int = 1
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each metric."""
 
 
 class TrialLog(ABC):
@@ -225,34 +225,46 @@ class TrialLog(ABC):
 
     @abstractmethod
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log values at a whole-number step, in one batch."""
+        """Log values at a whole-number step, in one batch; what is not finite is left out."""
 
     @abstractmethod
     def artifact(self, path: Path) -> None:
         """Keep a file."""
 
     @abstractmethod
-    def end(self, state: str, reason: str) -> None:
-        """End as "done" or "failed" with the reason."""
+    def end(self, state: str, reason: str, tags: Mapping[str, str]) -> None:
+        """End as "done" or "failed", with the reason and what else to remember."""
 
 
 class Tracker(ABC):
     """Where the results of a sweep are kept. Its constructor takes the store's address as `store`."""
 
     @abstractmethod
-    def open_sweep(self, name: str) -> str:
-        """Find or make the sweep's place; give the id of its parent run."""
+    def open_sweep(self, name: str, tags: Mapping[str, str]) -> str:
+        """Find or make the sweep's place, and give the id of its parent run; later calls are about it."""
+
+    @abstractmethod
+    def find_sweeps(self) -> list[str]:
+        """List the sweeps that the store holds, the latest first."""
 
     @abstractmethod
     def records(self, name: str) -> list[TrialRecord]:
-        """List what is known of the sweep's trials, the latest attempt of each (point, seed)."""
+        """List a sweep's trials, the latest attempt of each (point, seed); none where there is no sweep."""
 
     @abstractmethod
-    def open_trial(self, record: TrialRecord, title: str, tags: Mapping[str, str]) -> TrialLog:
-        """Begin a trial (`record.run_id` is empty)."""
+    def history(self, run_id: str, metric: str) -> dict[int, float]:
+        """Give a metric by step."""
+
+    @abstractmethod
+    def open_trial(self, title: str, record: TrialRecord) -> TrialLog:
+        """Begin a trial of the open sweep; `record` has no run id yet."""
+
+    @abstractmethod
+    def retire(self, record: TrialRecord) -> None:
+        """Take a trial out of account, because it will be run again from the start."""
 
     @abstractmethod
     def close_sweep(
-        self, metrics: Mapping[str, Mapping[int, float]], artifacts: Sequence[Path], done: bool
+        self, curves: Mapping[str, Mapping[int, float]], artifacts: Sequence[Path], state: str
     ) -> None:
-        """Write the sweep's own figures and files; `done` when every point is."""
+        """Write the sweep's own figures (by step) and files; `state` is "done" or "failed"."""

@@ -14,6 +14,11 @@ PROJECT = "mmx"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
+ENGINE_PARAMETERS = frozenset(
+    {"modality", "modalities", "width", "task", "example", "encoders", "fusion_layers", "seed"}
+)
+"""Constructor parameters of components that the engine fills in (see mmx.contracts)."""
+
 
 @dataclass(frozen=True)
 class Component:

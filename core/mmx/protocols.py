@@ -38,6 +38,11 @@ class Protocol(ABC):
     def weights(self, rate: Rate, modalities: Sequence[Modality]) -> dict[Pattern, float]:
         """Give the probability of each availability pattern; they add up to one."""
 
+    def highest_rate(self, modalities: Sequence[Modality]) -> float:
+        """Give the highest rate that exists with these modalities."""
+        del modalities
+        return 1.0
+
 
 def uniforms(ids: Sequence[str], seed: int, split: str, stream: str) -> Array:
     """Draw one number in [0, 1) a sample, a pure function of (seed, split, id, stream)."""
@@ -97,7 +102,8 @@ def draw_presence(
         if len(pattern) < 2:
             continue
         chosen = [m for m in natural if m in pattern]
-        drawn = protocol.draw(within(rate, chosen), [ids[r] for r in rows.tolist()], chosen, seed, split)
+        own_rate = within(protocol, rate, chosen, tuple(natural))
+        drawn = protocol.draw(own_rate, [ids[r] for r in rows.tolist()], chosen, seed, split)
         for m in chosen:
             result[m][rows] = drawn[m]
     return result
@@ -110,12 +116,14 @@ def pattern_weights(
     if len(natural) < 2:
         return {natural: 1.0}
     chosen = [m for m in order if m in natural]
-    return protocol.weights(within(rate, chosen), chosen)
+    return protocol.weights(within(protocol, rate, chosen, order), chosen)
 
 
-def within(rate: Rate, modalities: Sequence[Modality]) -> Rate:
-    """Restrict a rate to some of the modalities."""
-    return {m: rate.get(m, 0.0) for m in modalities} if isinstance(rate, Mapping) else rate
+def within(protocol: Protocol, rate: Rate, modalities: Sequence[Modality], among: Sequence[Modality]) -> Rate:
+    """Restrict a rate to the modalities that a sample has by nature, as far as it exists with those."""
+    if isinstance(rate, Mapping):
+        return {m: rate.get(m, 0.0) for m in modalities}
+    return rate if len(modalities) == len(among) else min(rate, protocol.highest_rate(modalities))
 
 
 def natural_groups(natural: Presence) -> dict[Pattern, torch.Tensor]:
@@ -130,3 +138,9 @@ def natural_groups(natural: Presence) -> dict[Pattern, torch.Tensor]:
         ]
         for value in sorted(code.unique().tolist(), reverse=True)
     }
+
+
+def derive_seed(*parts: object) -> int:
+    """Derive a seed from a base seed and names, so that one part's draws never shift another's."""
+    text = "\x00".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")

@@ -1,0 +1,13 @@
+"""Nothing of the encoder trains."""
+
+from torch import nn
+
+from mmx.contracts import Adapter
+
+
+class Frozen(Adapter):
+    """Freeze the encoder: with a linear fusion head this is a linear probe."""
+
+    def apply(self, encoder: nn.Module) -> None:
+        """Freeze every parameter."""
+        encoder.requires_grad_(False)

@@ -1,0 +1,96 @@
+"""Low-rank adaptation, by peft."""
+
+import re
+import warnings
+from collections.abc import Sequence
+
+from torch import nn
+
+from mmx.contracts import Adapter
+from mmx.errors import InputError
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_SUPPORTED = (nn.Linear, nn.Embedding, nn.MultiheadAttention, *_CONVOLUTIONS)
+
+
+class Lora(Adapter):
+    """Freeze the encoder and add (α/r)·B·A to the chosen maps, B = 0 at the start.
+
+    `alpha_per_rank` is α/r, so that a sweep over ranks does not change the scale too. `targets`: "default"
+    (the encoder author's regex), a regex over module names, or a list of name endings. A rank above what a
+    map can hold is capped there, and rounded down to a multiple of a grouped convolution's groups.
+    Source: Hu et al. (ICLR 2022).
+    """
+
+    def __init__(
+        self,
+        rank: int = 8,
+        alpha_per_rank: float = 2.0,
+        targets: str | Sequence[str] = "default",
+        dropout: float = 0.0,
+    ) -> None:
+        if rank < 1:
+            raise InputError(f"adapter 'lora': rank {rank} is below 1; for no LoRA write adapter: frozen")
+        self.rank = rank
+        self.alpha_per_rank = alpha_per_rank
+        self.targets = targets
+        self.dropout = dropout
+
+    def apply(self, encoder: nn.Module) -> None:
+        """Inject the adapters in place (InputError where nothing, or nothing supported, is targeted)."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        ranks = {name: self._rank(name, module) for name, module in self._chosen(encoder).items()}
+        if not ranks:
+            raise InputError(
+                f"adapter 'lora': targets {self.targets!r} match no module of {type(encoder).__name__}"
+            )
+        # Longest names first: peft takes the first pattern that is an ending of a module's name.
+        ordered = sorted(ranks, key=len, reverse=True)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha_per_rank * self.rank,  # type: ignore[arg-type]
+            lora_dropout=self.dropout,
+            target_modules="|".join(re.escape(name) for name in ordered),
+            rank_pattern={re.escape(name): ranks[name] for name in ordered},
+            alpha_pattern={re.escape(name): self.alpha_per_rank * ranks[name] for name in ordered},
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inject_adapter_in_model(config, encoder)
+
+    def _chosen(self, encoder: nn.Module) -> dict[str, nn.Module]:
+        """Give the targeted modules by name."""
+        if not isinstance(self.targets, str):
+            endings = tuple(self.targets)
+            return {
+                n: m
+                for n, m in encoder.named_modules()
+                if n in endings or n.endswith(tuple(f".{e}" for e in endings))
+            }
+        regex = str(encoder.lora_targets) if self.targets == "default" else self.targets
+        try:
+            pattern = re.compile(regex)
+        except re.error as error:
+            raise InputError(f"adapter 'lora': targets '{regex}' is no regex: {error}") from error
+        return {name: module for name, module in encoder.named_modules() if name and pattern.fullmatch(name)}
+
+    def _rank(self, name: str, module: nn.Module) -> int:
+        """Cap the rank at what the map can hold."""
+        if not isinstance(module, _SUPPORTED):
+            kinds = ", ".join(kind.__name__ for kind in _SUPPORTED)
+            raise InputError(
+                f"adapter 'lora': '{name}' is a {type(module).__name__}, which peft cannot adapt; target {kinds}"
+            )
+        if isinstance(module, nn.MultiheadAttention):
+            return min(self.rank, module.embed_dim)
+        if isinstance(module, nn.Embedding):
+            return min(self.rank, module.num_embeddings, module.embedding_dim)
+        weight = module.weight.flatten(1)
+        rank = min(self.rank, *weight.shape)
+        groups = module.groups if isinstance(module, _CONVOLUTIONS) else 1
+        if groups > 1 and rank < groups:
+            raise InputError(
+                f"adapter 'lora': '{name}' has {groups} groups and takes no rank below that; leave it out of targets"
+            )
+        return rank - rank % groups

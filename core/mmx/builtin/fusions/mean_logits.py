@@ -1,0 +1,26 @@
+"""Late fusion: one head a modality."""
+
+import torch
+from torch import nn
+
+from mmx.contracts import Fusion, Logits, Task, TokenMap, first_token
+
+
+class MeanLogits(Fusion):
+    """Give each modality its own linear head and average the logits of those with a valid summary token.
+
+    With strategy `skip` this is late fusion over what is present, the bar that a method has to beat.
+    """
+
+    def __init__(self, modalities: tuple[str, ...], width: int, task: Task) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({m: nn.Linear(width, task.out) for m in modalities})
+
+    def forward(self, tokens: TokenMap) -> Logits:
+        """Fuse."""
+        total, count = 0.0, 0
+        for m, head in self.heads.items():
+            values, valid = first_token(tokens[m])
+            total = total + torch.where(valid[:, None], head(values), 0.0)
+            count = count + valid.long()
+        return total / torch.as_tensor(count).clamp(min=1)[:, None]

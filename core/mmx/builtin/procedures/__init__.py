@@ -1,0 +1,1 @@
+"""Built-in procedures, one file each."""

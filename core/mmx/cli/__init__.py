@@ -1,0 +1,32 @@
+"""The command `mmx`. Nothing heavy is imported before a command needs it."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command; a user's mistake becomes one message and an exit code, never a traceback."""
+    import typer
+
+    from mmx.cli.app import app
+    from mmx.errors import MmxError
+
+    try:
+        code = app(standalone_mode=False)
+    except MmxError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Abort:
+        _fail("stopped", 130)
+    except Exception as error:
+        if not isinstance(error, typer.BadParameter.__base__):  # the parser's own usage errors
+            raise
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; what was finished is kept, the next `mmx run` carries on", 130)
+    else:
+        sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"mmx: {message}\n")
+    sys.exit(code)

@@ -1,0 +1,37 @@
+"""All commands, each in its own module."""
+
+import typer
+
+from mmx.cli import cite, data, doctor, init, plugins, run, status, ui
+
+app = typer.Typer(
+    name="mmx",
+    help="Experiments in multimodal learning when modalities are missing.\n\nExample: mmx run sweep.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.run)
+app.command("status")(status.status)
+app.command("ui")(ui.ui)
+app.command("doctor")(doctor.doctor)
+app.command("init")(init.init)
+app.command("cite")(cite.cite)
+app.add_typer(plugins.app, name="plugins")
+app.add_typer(data.app, name="data")
+
+
+@app.callback()
+def version(
+    show: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
+) -> None:
+    """Experiments in multimodal learning when modalities are missing.
+
+    Example: mmx run sweep.yaml
+    """
+    if show:
+        from mmx import __version__
+
+        typer.echo(f"mmx {__version__}")
+        raise typer.Exit

@@ -1,0 +1,31 @@
+"""What several commands begin with: the registry and the sweep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmx.config import SweepSpec, load_sweep
+from mmx.errors import PluginError
+from mmx.registry import Registry
+
+if TYPE_CHECKING:
+    from mmx.sweep import Plan
+
+
+def open_sweep(path: Path, overrides: Sequence[str] = (), strict: bool = False) -> tuple[SweepSpec, Registry]:
+    """Read a sweep file and load the plugins, those that the file names included."""
+    sweep = load_sweep(path, overrides)
+    registry = Registry.load(files=[path.parent / file for file in sweep.plugins])
+    broken = [p for p in registry.problems if p.state == "broken"]
+    own = [p for p in broken if p.version == "file"]
+    if own or (strict and broken):
+        told = "; ".join(f"'{p.distribution}': {p.reason}" for p in (broken if strict else own))
+        raise PluginError(f"plugins that cannot be used: {told}")
+    return sweep, registry
+
+
+def open_plan(path: Path, overrides: Sequence[str] = (), strict: bool = False) -> "Plan":
+    """Read, load and plan."""
+    from mmx.sweep import plan_sweep
+
+    return plan_sweep(*open_sweep(path, overrides, strict))

@@ -1,0 +1,82 @@
+"""Shows how a sweep goes: bars on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class SweepProgress:
+    """A bar for the sweep and one for the trial; each finished trial leaves a line."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = console.is_terminal
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=console,
+            transient=True,
+        )
+        self.started = time.monotonic()
+        self.done = 0
+        self.total = 0
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def sweep_started(self, total: int, done: int) -> None:
+        """Show what there is to do."""
+        self.done, self.total = done, total
+        self.console.print(f"{total} trials: {done} done, {total - done} to run", highlight=False)
+        self.sweep = self.bars.add_task("sweep", total=total, completed=done, told="")
+
+    def trial_started(self, title: str, epochs: int) -> None:
+        """Show a trial."""
+        self.started = time.monotonic()
+        self.trial = self.bars.add_task(title, total=epochs, told="")
+
+    def epoch_ended(self, epoch: int, figures: dict[str, float]) -> None:
+        """Show an epoch's figures."""
+        shown = [
+            f"{n} {v:.3f}" for n, v in figures.items() if n in ("train/loss", "val/accuracy", "val/loss")
+        ]
+        self.bars.update(self.trial, completed=epoch + 1, told="  ".join(shown))
+
+    def trial_ended(self, title: str, state: str, reason: str, figures: dict[str, float]) -> None:
+        """Leave a line."""
+        self.bars.remove_task(self.trial)
+        self.done += state == "done"
+        self.bars.update(self.sweep, completed=self.done)
+        robust = [
+            f"{n.removeprefix('summary/')} {v:.3f}"
+            for n, v in figures.items()
+            if n.startswith("summary/robust_")
+        ]
+        told = robust[0] if robust else reason
+        seconds = time.monotonic() - self.started
+        self.console.print(
+            f"[{self.done}/{self.total}] {title}  {state}  {told}  {seconds:.1f} s",
+            markup=False,
+            highlight=False,
+        )

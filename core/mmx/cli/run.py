@@ -1,0 +1,162 @@
+"""`mmx run`: start or continue a sweep."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmx.errors import InputError
+
+if TYPE_CHECKING:
+    from mmx.sweep import Plan, Result
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def run(
+    sweep: Annotated[Path, typer.Argument(help="The sweep file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value: change a key of the file.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="List the points and their cost; run nothing.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:0.")] = "auto",
+    store: Annotated[str | None, typer.Option(help="Address of the result store.")] = None,
+    max_trials: Annotated[int | None, typer.Option(min=0, help="Run at most so many new trials.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Begin no trial after this time: 30m, 4h.")] = None,
+    retry_failed: Annotated[int | None, typer.Option(min=0, help="Tries more for a failed trial.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run everything again from the start.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Look nothing up on a hub.")] = False,
+    strict_plugins: Annotated[bool, typer.Option("--strict-plugins", help="Refuse broken plugins.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Start or continue a sweep: done trials are skipped, failed ones tried again.
+
+    Example: mmx run sweep.yaml training.epochs=5 --max-trials 3
+    """
+    seconds = parse_duration(timeout) if timeout else None
+    if offline:
+        os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    from rich.console import Console
+
+    from mmx.cli.open import open_plan
+
+    given = list(overrides or [])
+    if retry_failed is not None:
+        given.append(f"run.retry_failed={retry_failed}")
+    planned = open_plan(sweep, given, strict_plugins)
+    from mmx.sweep import open_tracker, plan_facts, tracking_address
+
+    console = Console(file=sys.stderr if as_json else sys.stdout, soft_wrap=True)
+    address = tracking_address(planned.sweep, store)
+    tracker = open_tracker(planned.registry, address, planned.sweep.tracker.name)
+    if plan:
+        show_plan(planned, plan_facts(planned, tracker.records(planned.sweep.name)), console, as_json)
+        return 0
+    result = _execute(planned, tracker, device, console, max_trials, seconds, fresh)
+    show_result(planned, result, console, address, as_json)
+    return 1 if result.counts["failed"] else 0
+
+
+def _execute(
+    planned: "Plan",
+    tracker: Any,
+    device: str,
+    console: Any,
+    max_trials: int | None,
+    seconds: float | None,
+    fresh: bool,
+) -> "Result":
+    from mmx.cli.progress import SweepProgress
+    from mmx.sweep import Limits, find_device, run_sweep
+
+    if planned.sweep.run.workers > 1:
+        console.print(
+            f"run.workers is {planned.sweep.run.workers}; this version runs one trial after another"
+        )
+    with SweepProgress(console) as progress:
+        limits = Limits(max_trials, seconds)
+        return run_sweep(planned, tracker, find_device(device), progress, limits, fresh)
+
+
+def show_plan(planned: "Plan", facts: dict[str, Any], console: Any, as_json: bool) -> None:
+    """Print what would run."""
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table(title=planned.sweep.name, box=None)
+    for column in ("point", "seed", "state", "strategy", "adapter"):
+        table.add_column(column)
+    for row in facts["points"]:
+        spec = row["spec"]
+        strategy = spec["strategy"]["name"] if isinstance(spec["strategy"], dict) else spec["strategy"]
+        table.add_row(row["point"], str(row["seed"]), row["state"], strategy, _adapter(spec))
+    console.print(table)
+    counts = ", ".join(f"{n} {state}" for state, n in facts["counts"].items() if n)
+    console.print(f"{len(facts['points'])} trials: {counts}", highlight=False)
+    for trainable, total in sorted(set(planned.parameters.values())):
+        share = trainable / max(1, total)
+        console.print(f"trainable {trainable:,} of {total:,} parameters ({share:.1%})", highlight=False)
+
+
+def _adapter(spec: dict[str, Any]) -> str:
+    if "adapters" not in spec:
+        return str(spec.get("adapter", ""))
+    told = {f"{a['name']} r{a['rank']}" if "rank" in a else a["name"] for a in spec["adapters"].values()}
+    return ", ".join(sorted(told))
+
+
+def show_result(planned: "Plan", result: "Result", console: Any, address: str, as_json: bool) -> None:
+    """Print the leaderboard and where to look."""
+    from mmx.sweep.summary import axes_of
+
+    figures = [next(iter(result.objective)), "summary/clean", "summary/worst"]
+    figures += ["cost/trainable_params", "cost/train_seconds"]
+    axes = axes_of(planned.sweep.search)
+    rows = [
+        {"point": s.point, "seeds": s.seeds, **{a: s.params.get(a, "none") for a in axes},
+         **{f: s.mean(f) for f in figures}}
+        for s in result.standings
+    ]  # fmt: skip
+    if as_json:
+        typer.echo(
+            json.dumps({"sweep": planned.sweep.name, "counts": result.counts, "leaderboard": rows}, indent=2)
+        )
+        return
+    from rich.table import Table
+
+    table = Table(
+        title=f"{planned.sweep.name} (best first, picked on validation; figures from test)", box=None
+    )
+    for column in [*axes, "seeds", *figures]:
+        table.add_column(column.split("/")[-1], justify="left" if column in axes else "right")
+    for row, standing in zip(rows, result.standings, strict=True):
+        table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *(_cell(standing, f) for f in figures))
+    console.print(table)
+    counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
+    from mmx.builtin.trackers.mlflow import shown
+
+    console.print(f"{counts}. Look: mmx ui --store {shown(address)}", highlight=False)
+
+
+def _cell(standing: Any, figure: str) -> str:
+    value, spread = standing.mean(figure), standing.spread(figure)
+    if figure.startswith("cost/"):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:.3f} ± {spread:.3f}" if standing.seeds > 1 else f"{value:.3f}"
+
+
+def parse_duration(text: str) -> float:
+    """Turn 90, 30m or 4h into seconds (InputError otherwise)."""
+    match = DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"--timeout '{text}' is no time; write 90, 30m or 4h")
+    return float(match[1]) * SECONDS[match[2]]

@@ -1,0 +1,46 @@
+"""Configuration: a sweep file to frozen specs, with every fault told at once. Imports no torch."""
+
+from mmx.config.load import component_keys, get_path, load_sweep, read_sweep, set_path
+from mmx.config.reader import NOTHING, component, convert, read
+from mmx.config.space import RawCell, apply, cells
+from mmx.config.specs import (
+    ComponentSpec,
+    EvalMissingSpec,
+    MissingSpec,
+    RunSpec,
+    SearchSpec,
+    StoreSpec,
+    SweepSpec,
+    TrainingSpec,
+    TrainMissingSpec,
+    TrialSpec,
+    digest,
+    plain,
+)
+
+__all__ = [
+    "NOTHING",
+    "ComponentSpec",
+    "EvalMissingSpec",
+    "MissingSpec",
+    "RawCell",
+    "RunSpec",
+    "SearchSpec",
+    "StoreSpec",
+    "SweepSpec",
+    "TrainMissingSpec",
+    "TrainingSpec",
+    "TrialSpec",
+    "apply",
+    "cells",
+    "component",
+    "component_keys",
+    "convert",
+    "digest",
+    "get_path",
+    "load_sweep",
+    "plain",
+    "read",
+    "read_sweep",
+    "set_path",
+]

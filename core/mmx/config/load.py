@@ -1,0 +1,197 @@
+"""Reads a sweep file with its overrides: safely, resolved, every fault at once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmx.config.reader import component, read
+from mmx.config.specs import SweepSpec
+from mmx.errors import ConfigError, Fault, InputError, did_you_mean
+
+SCHEMA = 1
+TRIAL_KEYS = ("dataset", "encoders", "adapter", "strategy", "fusion", "procedure", "training", "missing")
+SWEEP_KEYS = ("schema", "name", "search", "run", "store", "tracker", "plugins")
+REQUIRED_KEYS = ("schema", "name", "dataset", "encoders", "strategy", "missing")
+DEFAULTS: dict[str, Any] = {"adapter": "lora", "fusion": "concat", "procedure": "joint", "training": {}}
+WHOLE_KEYS = ("search.axes.", "search.tune.")
+"""What follows these is one key, dots included."""
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Read a sweep file (InputError where there is none, ConfigError with every fault of its form)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read sweep file '{path}': {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"sweep file '{path}' is no UTF-8 text") from error
+    return read_sweep(text, str(path), overrides)
+
+
+def read_sweep(text: str, source: str, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Read the text of a sweep file."""
+    faults: list[Fault] = []
+    data = _parse(text, source)
+    for override in overrides:
+        _override(data, override, faults)
+    data = _resolve(data, source, faults)
+    _expand_components(data)
+    _check_top(data, faults)
+    trial = {k: data.get(k, DEFAULTS.get(k)) for k in TRIAL_KEYS}
+    sweep = {k: v for k, v in data.items() if k in SWEEP_KEYS}
+    result = read(SweepSpec, {**sweep, "trial": trial, "source": source}, "", faults) if not faults else None
+    _check_values(sweep, faults)
+    if faults or result is None:
+        raise ConfigError(source, faults)
+    return result
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        config = OmegaConf.create(text)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(source, [Fault("", f"is no YAML that can be read: {error}")]) from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(source, [Fault("", "holds no keys; `mmx init` writes a sweep to start from")])
+    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
+
+
+def _override(data: dict[str, Any], override: str, faults: list[Fault]) -> None:
+    """Apply one key=value of the command line."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        faults.append(Fault("", f"override '{override}' is no key=value"))
+        return
+    try:
+        value = OmegaConf.to_container(OmegaConf.create(f"value: {text or 'null'}"), resolve=False)["value"]  # type: ignore
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        faults.append(Fault(key, f"override value '{text}' is no YAML: {error}"))
+        return
+    whole = next((prefix for prefix in WHOLE_KEYS if key.startswith(prefix)), None)
+    parts = [*whole.strip(".").split("."), key[len(whole) :]] if whole else key.split(".")
+    set_path(data, parts, value)
+
+
+def set_path(data: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    """Set a nested value, making mappings on the way; a component given as text becomes a mapping."""
+    for part in parts[:-1]:
+        inner = data.get(part)
+        if isinstance(inner, str):
+            inner = {"name": inner}
+        data[part] = inner if isinstance(inner, dict) else {}
+        data = data[part]
+    data[parts[-1]] = value
+
+
+def get_path(data: Mapping[str, Any], path: str) -> Any:
+    """Look a dotted path up; None where there is nothing."""
+    value: Any = data
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _resolve(data: dict[str, Any], source: str, faults: list[Fault]) -> dict[str, Any]:
+    """Resolve every ${...} now, so that none fails in the middle of a night."""
+    config = OmegaConf.create(data)
+    before = len(faults)
+    _walk(config, "", faults)
+    if len(faults) > before:
+        raise ConfigError(source, faults)
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def _walk(node: Any, key: str, faults: list[Fault]) -> None:
+    entries = node if isinstance(node, DictConfig) else range(len(node))
+    for name in list(entries):
+        here = f"{key}.{name}" if key else str(name)
+        if isinstance(node, DictConfig) and not isinstance(name, str):
+            faults.append(
+                Fault(here, f"key {name!r} is no text (YAML reads on, off, yes, no as booleans): quote it")
+            )
+            continue
+        try:
+            value = node[name]
+        except OmegaConfBaseException as error:
+            message = str(error).splitlines()[0]
+            faults.append(Fault(here, f"cannot be resolved: {message}"))
+            continue
+        if isinstance(value, (DictConfig, ListConfig)):
+            _walk(value, here, faults)
+
+
+def _expand_components(data: dict[str, Any]) -> None:
+    """Write out every component that is given as a plain string."""
+    for key in ("dataset", "strategy", "fusion", "procedure", "adapter"):
+        if isinstance(data.get(key), str):
+            data[key] = {"name": data[key]}
+    for holder, keys in (("encoders", None), ("adapter", None), ("missing", ("protocol",))):
+        inner = data.get(holder)
+        if not isinstance(inner, dict) or (holder == "adapter" and "name" in inner):
+            continue
+        for key in keys or list(inner):
+            if isinstance(inner.get(key), str):
+                inner[key] = {"name": inner[key]}
+
+
+def _check_top(data: dict[str, Any], faults: list[Fault]) -> None:
+    known = (*TRIAL_KEYS, *SWEEP_KEYS)
+    for key in data:
+        if key not in known:
+            faults.append(Fault(key, f"unknown key.{did_you_mean(key, known)}"))
+    for key in REQUIRED_KEYS:
+        if data.get(key) is None:
+            faults.append(Fault(key, "is missing; write it down"))
+    if data.get("schema") not in (None, SCHEMA):
+        faults.append(
+            Fault("schema", f"{data['schema']!r} is not known to this version; write 'schema: {SCHEMA}'")
+        )
+    name = data.get("name")
+    if name is not None and (not isinstance(name, str) or not name.strip() or "/" in name):
+        faults.append(Fault("name", f"{name!r} names no sweep; write text without '/'"))
+    for key in ("dataset", "strategy", "fusion", "procedure"):
+        if data.get(key) is not None:
+            component(data[key], key, faults)
+
+
+CHOICES = {"run.on_error": ("continue", "stop")}
+LEAST = {
+    "search.trials_per_cell": 1,
+    "run.workers": 1,
+    "run.max_consecutive_failures": 1,
+    "run.retry_failed": 0,
+}
+
+
+def _check_values(sweep: Mapping[str, Any], faults: list[Fault]) -> None:
+    """Check what types cannot say."""
+    for key, allowed in CHOICES.items():
+        value = get_path(sweep, key)
+        if value is not None and value not in allowed:
+            faults.append(Fault(key, f"{value!r} is none of {', '.join(allowed)}"))
+    for key, least in LEAST.items():
+        value = get_path(sweep, key)
+        if isinstance(value, int) and value < least:
+            faults.append(Fault(key, f"{value} is below {least}"))
+    seeds = get_path(sweep, "search.seeds")
+    if isinstance(seeds, list) and (not seeds or len(set(map(str, seeds))) < len(seeds)):
+        faults.append(Fault("search.seeds", f"{seeds} must be one or more different whole numbers"))
+    for figure, direction in (get_path(sweep, "search.objective") or {}).items():
+        if direction not in ("maximize", "minimize"):
+            faults.append(Fault(f"search.objective.{figure}", f"{direction!r} is none of maximize, minimize"))
+
+
+def component_keys(trial: Mapping[str, Any]) -> dict[str, str]:
+    """List where components stand in a trial's data: dotted path to kind."""
+    keys = {k: k for k in ("dataset", "strategy", "fusion", "procedure")}
+    keys |= {f"encoders.{m}": "encoder" for m in trial.get("encoders") or {}}
+    adapter = trial.get("adapter") or {}
+    keys |= {"adapter": "adapter"} if "name" in adapter else {f"adapter.{m}": "adapter" for m in adapter}
+    return keys | {"missing.protocol": "protocol"}

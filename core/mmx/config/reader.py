@@ -1,0 +1,102 @@
+"""Reads plain data into frozen dataclasses by their type hints, and collects every fault with its key."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union
+
+from mmx.config.specs import ComponentSpec
+from mmx.errors import Fault, did_you_mean
+
+NOTHING: Any = object()
+"""Stands for a value that could not be read; a fault tells why."""
+
+
+Record = TypeVar("Record")
+
+
+def read(cls: type[Record], data: Any, key: str, faults: list[Fault]) -> Record:
+    """Read a mapping into a dataclass; unknown keys, wrong types and missing keys become faults."""
+    if not isinstance(data, Mapping):
+        faults.append(Fault(key, f"{data!r} is no mapping of keys to values"))
+        return NOTHING
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in data:
+        if name not in known:
+            faults.append(Fault(_join(key, name), f"unknown key.{did_you_mean(str(name), known)}"))
+    values = {n: convert(data[n], hints[n], _join(key, n), faults) for n in known if n in data}
+    for name, f in known.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in data:
+            faults.append(Fault(_join(key, name), "is missing; write it down"))
+    if any(v is NOTHING for v in values.values()) or faults:
+        return NOTHING
+    return cls(**values)
+
+
+def convert(value: Any, hint: Any, key: str, faults: list[Fault]) -> Any:
+    """Read one value as its type hint says."""
+    if hint is Any:
+        return value
+    if hint is ComponentSpec:
+        return component(value, key, faults)
+    if dataclasses.is_dataclass(hint):
+        return read(typing.cast(type, hint), value, key, faults)
+    if hint in _SCALARS:
+        return _scalar(value, hint, key, faults)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _either(value, arguments, key, faults)
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(convert(v, arguments[0], f"{key}[{i}]", faults) for i, v in enumerate(items))
+    return _mapping(value, arguments[1], key, faults)
+
+
+_SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+
+
+def _scalar(value: Any, hint: type, key: str, faults: list[Fault]) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    faults.append(Fault(key, f"{value!r} is no {_SCALARS[hint]}"))
+    return NOTHING
+
+
+def _either(value: Any, choices: tuple[Any, ...], key: str, faults: list[Fault]) -> Any:
+    """Read as the first choice that fits; a mapping or list is told by the faults of its own kind."""
+    attempts: list[list[Fault]] = []
+    for choice in choices:
+        own: list[Fault] = []
+        result = convert(value, choice, key, own)
+        if not own:
+            return result
+        attempts.append(own)
+    structured = isinstance(value, (Mapping, list))
+    faults.extend(attempts[-1] if structured else attempts[0])
+    return NOTHING
+
+
+def _mapping(value: Any, hint: Any, key: str, faults: list[Fault]) -> Any:
+    if not isinstance(value, Mapping):
+        faults.append(Fault(key, f"{value!r} is no mapping of keys to values"))
+        return NOTHING
+    return {str(k): convert(v, hint, _join(key, str(k)), faults) for k, v in value.items()}
+
+
+def _join(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def component(data: Any, key: str, faults: list[Fault]) -> ComponentSpec:
+    """Read a component: a name, or a mapping with `name` and options."""
+    if isinstance(data, str) and data:
+        return ComponentSpec(data)
+    if isinstance(data, Mapping) and isinstance(data.get("name"), str):
+        return ComponentSpec(data["name"], {k: v for k, v in data.items() if k != "name"})
+    faults.append(Fault(key, f"{data!r} is no component; write a name, or a mapping with 'name' and options"))
+    return NOTHING

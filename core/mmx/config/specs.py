@@ -1,0 +1,164 @@
+"""What a sweep file says, as frozen data; the field names are the file's keys."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+Rate = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """A component by name, with constructor options. In a file, a plain string is short for a name."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """How one trial trains. The same budget for every method of a sweep."""
+
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    """Share of all steps over which the learning rate rises, before the cosine falls to zero."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient; 0 clips nothing."""
+    precision: str = "auto"
+    """auto | float32 | bfloat16; auto is bfloat16 on a GPU that has it."""
+    monitor: str = ""
+    """Validation figure that picks the epoch; empty: the task's primary score."""
+    patience: int = 0
+    """Epochs without a better monitor before training stops; 0: never."""
+    loader_workers: int = 0
+    """Processes that load batches of datasets which do not fit in memory."""
+
+
+@dataclass(frozen=True)
+class TrainMissingSpec:
+    """Who is absent in training: the protocol's rate."""
+
+    rate: Rate = 0.0
+
+
+@dataclass(frozen=True)
+class EvalMissingSpec:
+    """What is evaluated: rates for each target, and availability patterns."""
+
+    rates: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+    targets: tuple[str, ...] = ("any",)
+    """`any`, or a modality's name: only that one goes missing."""
+    patterns: str | tuple[str, ...] = "all"
+    """`all`, or patterns such as `image.audio` (what is present, joined by dots)."""
+
+
+@dataclass(frozen=True)
+class MissingSpec:
+    """Who is absent. The protocol is always written down."""
+
+    protocol: ComponentSpec
+    train: TrainMissingSpec = TrainMissingSpec()
+    eval: EvalMissingSpec = EvalMissingSpec()
+    seed: int = 0
+    """Evaluation masks come from this alone, so that seeds and strategies are paired."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial, resolved: everything that its numbers depend on."""
+
+    dataset: ComponentSpec
+    encoders: Mapping[str, ComponentSpec]
+    adapters: Mapping[str, ComponentSpec]
+    strategy: ComponentSpec
+    fusion: ComponentSpec
+    procedure: ComponentSpec
+    training: TrainingSpec
+    missing: MissingSpec
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as plain data."""
+        return plain(self)
+
+    @property
+    def point(self) -> str:
+        """Content hash of all but the seed; key order does not matter."""
+        content = self.to_dict()
+        del content["seed"]
+        return digest(content)
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """What a sweep tries: axes are enumerated, tuned parameters are searched inside each cell."""
+
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    tune: Mapping[str, Any] = field(default_factory=dict)
+    trials_per_cell: int = 1
+    seeds: tuple[int, ...] = (0,)
+    objective: Mapping[str, str] = field(default_factory=dict)
+    """Figure to direction (maximize or minimize); empty: the robust primary score."""
+    sampler: ComponentSpec = ComponentSpec("tpe")
+    pruner: ComponentSpec = ComponentSpec("none")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """How a sweep runs; no number depends on it."""
+
+    workers: int = 1
+    on_error: str = "continue"
+    """continue | stop."""
+    max_consecutive_failures: int = 5
+    retry_failed: int = 0
+    """Tries more for a failed point within one call."""
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Addresses of the result store and of the search store; empty: chosen by the command."""
+
+    tracking: str = ""
+    study: str = ""
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep file, read and checked for form; components are checked when it is planned."""
+
+    schema: int
+    name: str
+    trial: Mapping[str, Any]
+    """The trial's part of the file as plain data, before axes are applied."""
+    search: SearchSpec = SearchSpec()
+    run: RunSpec = RunSpec()
+    store: StoreSpec = StoreSpec()
+    tracker: ComponentSpec = ComponentSpec("mlflow")
+    plugins: tuple[str, ...] = ()
+    source: str = ""
+    """The file that it was read from, for messages and relative paths."""
+
+
+def plain(value: Any) -> Any:
+    """Turn specs into dicts, lists and scalars; a component becomes its options with its name."""
+    if isinstance(value, ComponentSpec):
+        return {"name": value.name, **plain(dict(value.options))}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+def digest(content: Any) -> str:
+    """Hash plain data, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

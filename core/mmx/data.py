@@ -1,0 +1,139 @@
+"""Reads a split in batches: who is there by nature, stacked inputs, an order that only the seed decides."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mmx.contracts import Batch, Dataset, Modality, Presence, Sample
+from mmx.errors import DataError
+from mmx.protocols import derive_seed
+
+
+class Split:
+    """The samples of one split, over some of the dataset's modalities.
+
+    Samples of a dataset that says `in_memory` are read once and kept stacked. A sequence that can tell
+    (id, modalities) of each sample without reading it offers them as an attribute `contents`.
+    """
+
+    def __init__(self, dataset: Dataset, name: str, modalities: Sequence[Modality]) -> None:
+        self.name = name
+        self.modalities = tuple(modalities)
+        self.task = dataset.task
+        self.samples = dataset.split(name)
+        if len(self.samples) == 0:
+            raise DataError(f"split '{name}' of {type(dataset).__name__} holds no samples")
+        kept = list(self.samples) if dataset.in_memory else None
+        self.ids, self.natural = self._index(kept)
+        self._stack = self._collate(kept) if kept is not None else None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _index(self, kept: Sequence[Sample] | None) -> tuple[list[str], Presence]:
+        """Find ids and natural presence; refuse ids that occur twice, since masks hang on them."""
+        known = getattr(self.samples, "contents", None)
+        index = known if known is not None else [(s.id, tuple(s.inputs)) for s in (kept or self.samples)]
+        ids = [i for i, _ in index]
+        if len(set(ids)) < len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise DataError(
+                f"split '{self.name}' has the sample id '{twice}' more than once; ids must differ"
+            )
+        natural = {m: torch.tensor([m in present for _, present in index]) for m in self.modalities}
+        alone = torch.stack(list(natural.values())).any(dim=0)
+        if not bool(alone.all()):
+            row = int((~alone).nonzero()[0])
+            raise DataError(f"sample '{ids[row]}' of split '{self.name}' has none of {list(self.modalities)}")
+        return ids, natural
+
+    def example(self, modality: Modality) -> Tensor:
+        """Give one raw input of a modality."""
+        row = int(self.natural[modality].long().argmax())
+        if not bool(self.natural[modality][row]):
+            raise DataError(f"no sample of split '{self.name}' has the modality '{modality}'")
+        return self.samples[row].inputs[modality]
+
+    @property
+    def targets(self) -> Tensor:
+        """All targets, stacked."""
+        if self._stack is not None:
+            return self._stack.target
+        return self.task.targets([self.samples[i].target for i in range(len(self))])
+
+    def batch(self, rows: Tensor, presence: Presence) -> Batch:
+        """Give some rows, with the presence that a protocol drew for the whole split."""
+        here = {m: presence[m][rows] for m in self.modalities}
+        if self._stack is not None:
+            inputs = {m: t[rows] for m, t in self._stack.inputs.items()}
+            ids = [self.ids[r] for r in rows.tolist()]
+            return Batch(inputs, here, self._stack.target[rows], ids)
+        return replace(self._collate([self.samples[r] for r in rows.tolist()]), presence=here)
+
+    def batches(
+        self, order: Tensor, size: int, presence: Presence, workers: int = 0, drop_last: bool = False
+    ) -> Iterator[Batch]:
+        """Give batches in an order of rows."""
+        chunks = [c for c in order.split(size) if not (drop_last and len(c) < size and len(order) >= size)]
+        if self._stack is not None or workers == 0:
+            yield from (self.batch(rows, presence) for rows in chunks)
+        else:
+            source = _Chunks(self, chunks, presence)
+            yield from DataLoader(source, batch_size=None, num_workers=workers)
+
+    def _collate(self, samples: Sequence[Sample]) -> Batch:
+        inputs = {m: self._stack_modality(m, samples) for m in self.modalities}
+        natural = {m: torch.tensor([m in s.inputs for s in samples]) for m in self.modalities}
+        return Batch(inputs, natural, self.task.targets([s.target for s in samples]), [s.id for s in samples])
+
+    def _stack_modality(self, modality: Modality, samples: Sequence[Sample]) -> Tensor:
+        present = [s for s in samples if modality in s.inputs]
+        blank = (
+            torch.zeros_like(present[0].inputs[modality])
+            if present
+            else torch.zeros_like(self.example(modality))
+        )
+        for sample in present:
+            shape = sample.inputs[modality].shape
+            if shape != blank.shape:
+                raise DataError(
+                    f"'{modality}' of sample '{sample.id}' has shape {tuple(shape)}, others {tuple(blank.shape)}; "
+                    f"the dataset must crop or pad to one shape"
+                )
+        return torch.stack([s.inputs.get(modality, blank) for s in samples])
+
+
+@dataclass
+class _Chunks:
+    """A map-style dataset of whole batches, for loader processes."""
+
+    split: Split
+    chunks: Sequence[Tensor]
+    presence: Presence
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.split.batch(self.chunks[position], self.presence)
+
+
+def shuffled(count: int, seed: int, epoch: int) -> Tensor:
+    """Give the order of rows in an epoch, a function of (seed, epoch) alone."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(count, generator=generator)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch; presence goes along."""
+    if device.type == "cpu":
+        return batch
+
+    def move(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {m: t.to(device, non_blocking=True) for m, t in tensors.items()}
+
+    return Batch(move(batch.inputs), move(batch.presence), batch.target.to(device), batch.ids)

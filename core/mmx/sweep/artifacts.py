@@ -1,0 +1,83 @@
+"""The files that a trial and a sweep leave in the store."""
+
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from mmx.config import SweepSpec, TrialSpec, plain
+from mmx.contracts import TrialLog
+from mmx.evaluate import as_columns
+from mmx.registry import Registry
+from mmx.trial import Outcome
+
+
+def keep_trial(log: TrialLog, spec: TrialSpec, outcome: Outcome) -> None:
+    """Write a finished trial's figures, predictions, trained weights and spec."""
+    by_step: dict[int, dict[str, float]] = {}
+    for name, curve in outcome.metrics.items():
+        if not name.startswith(("train/", "val/")):  # these were logged epoch by epoch
+            for step, value in curve.items():
+                by_step.setdefault(step, {})[name] = value
+    for step, figures in sorted(by_step.items()):
+        log.metrics(figures, step)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "spec.json").write_text(json.dumps(spec.to_dict(), indent=2), encoding="utf-8")
+        save_file(dict(outcome.state), place / "trained.safetensors")
+        if outcome.predictions is not None:
+            pq.write_table(pa.table(as_columns(outcome.predictions)), place / "predictions.parquet")
+        for path in sorted(place.iterdir()):
+            log.artifact(path)
+
+
+def sweep_files(folder: Path, sweep: SweepSpec, plan: Mapping[str, Any], registry: Registry) -> list[Path]:
+    """Write what a sweep's parent run keeps of how it was made."""
+    files = {
+        "resolved.yaml": OmegaConf.to_yaml(OmegaConf.create(resolved(sweep))),
+        "plan.json": json.dumps(plan, indent=2),
+        "plugins.json": json.dumps(plugin_facts(registry), indent=2),
+        "environment.txt": environment(),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def resolved(sweep: SweepSpec) -> dict[str, Any]:
+    """Give the sweep as a file would say it, without addresses of stores (they may hold passwords)."""
+    content = plain(sweep)
+    trial = content.pop("trial")
+    for key in ("store", "source"):
+        content.pop(key)
+    return {"schema": content.pop("schema"), "name": content.pop("name"), **trial, **content}
+
+
+def plugin_facts(registry: Registry) -> list[dict[str, str]]:
+    """List every component that was found, with its distribution and version."""
+    return [
+        {
+            "kind": offer.kind,
+            "name": offer.component.name,
+            "path": offer.component.path,
+            "distribution": offer.distribution,
+            "version": offer.version,
+        }
+        for offer in registry.offers
+    ]
+
+
+def environment() -> str:
+    """List Python, the platform and every installed distribution."""
+    lines = {f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]}
+    head = [f"# python {sys.version.split()[0]}", f"# {platform.platform()}"]
+    return "\n".join([*head, *sorted(lines, key=str.lower)]) + "\n"

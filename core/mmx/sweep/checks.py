@@ -1,0 +1,105 @@
+"""What a sweep gets wrong although its form is right: rates, targets, modalities, training, search."""
+
+from typing import Any
+
+from mmx.config import SweepSpec, TrainingSpec, TrialSpec
+from mmx.contracts import Task
+from mmx.errors import Fault, InputError, did_you_mean
+from mmx.evaluate import pattern_name, target_rate
+from mmx.protocols import all_patterns, rate_of_each
+from mmx.trial import Bench, monitor_of
+
+
+def check_search(sweep: SweepSpec, faults: list[Fault]) -> None:
+    """Check the sampler, the pruner and the budget."""
+    if sweep.search.trials_per_cell > 1 and not sweep.search.tune:
+        faults.append(Fault("search.trials_per_cell", "is above 1, but nothing is tuned; add search.tune"))
+    for key, part, known in (
+        ("search.sampler", sweep.search.sampler, ("tpe", "random", "qmc", "cmaes")),
+        ("search.pruner", sweep.search.pruner, ("none",)),
+    ):
+        if part.name not in known:
+            faults.append(Fault(f"{key}.name", f"'{part.name}' is none of {', '.join(known)}"))
+        for option in part.options:
+            if option != "seed" or not isinstance(part.options["seed"], int):
+                faults.append(Fault(f"{key}.{option}", "takes only a whole number 'seed'"))
+
+
+def check_cell(bench: Bench, spec: TrialSpec, faults: list[Fault]) -> None:
+    """Check what hangs on the data: modalities, rates, targets, patterns, the monitor."""
+    dataset = bench.dataset(spec.dataset)
+    known = list(dataset.modalities)
+    for m in spec.encoders:
+        if m not in known:
+            message = f"dataset '{spec.dataset.name}' has no modality '{m}'.{did_you_mean(m, known)}"
+            faults.append(Fault(f"encoders.{m}", message))
+            return
+    modalities = bench.modalities(spec)
+    _check_training(spec.training, faults)
+    _check_rates(bench, spec, modalities, faults)
+    names = [pattern_name(p, modalities) for p in all_patterns(modalities)]
+    if spec.missing.eval.patterns != "all":
+        for name in spec.missing.eval.patterns:
+            if name not in names:
+                faults.append(
+                    Fault("missing.eval.patterns", f"'{name}' is no pattern.{did_you_mean(name, names)}")
+                )
+    try:
+        monitor_of(spec, dataset.task)
+    except InputError as error:
+        faults.append(Fault("", str(error)))
+
+
+def _check_training(training: TrainingSpec, faults: list[Fault]) -> None:
+    checks = {
+        "epochs": (training.epochs >= 1, "at least 1"),
+        "batch_size": (training.batch_size >= 1, "at least 1"),
+        "learning_rate": (training.learning_rate > 0, "above 0"),
+        "weight_decay": (training.weight_decay >= 0, "0 or more"),
+        "warmup": (0 <= training.warmup < 1, "a share of the steps, 0 to below 1"),
+        "gradient_clip": (training.gradient_clip >= 0, "0 or more"),
+        "patience": (training.patience >= 0, "0 or more"),
+        "loader_workers": (training.loader_workers >= 0, "0 or more"),
+        "precision": (training.precision in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+    }
+    for name, (holds, rule) in checks.items():
+        if not holds:
+            faults.append(Fault(f"training.{name}", f"{getattr(training, name)!r} must be {rule}"))
+
+
+def _check_rates(bench: Bench, spec: TrialSpec, modalities: tuple[str, ...], faults: list[Fault]) -> None:
+    """Ask the protocol for the probabilities of every rate that will be drawn."""
+    try:
+        protocol = bench.protocol(spec)
+    except InputError as error:
+        faults.append(Fault("missing.protocol", str(error)))
+        return
+    asked: list[tuple[str, Any]] = [("missing.train.rate", spec.missing.train.rate)]
+    for target in spec.missing.eval.targets:
+        if target != "any" and target not in modalities:
+            hint = did_you_mean(target, ["any", *modalities])
+            faults.append(Fault("missing.eval.targets", f"'{target}' is no target.{hint}"))
+            continue
+        asked += [("missing.eval.rates", target_rate(target, r)) for r in spec.missing.eval.rates]
+    if len(set(spec.missing.eval.rates)) < len(spec.missing.eval.rates) or not spec.missing.eval.rates:
+        faults.append(Fault("missing.eval.rates", "must be one or more different rates"))
+    for key, rate in asked:
+        try:
+            rate_of_each(rate, modalities)
+            if len(modalities) > 1:
+                protocol.weights(rate, modalities)
+        except InputError as error:
+            faults.append(Fault(key, str(error)))
+
+
+def check_objective(sweep: SweepSpec, task: Task, faults: list[Fault]) -> None:
+    """Refuse an objective that no trial has a figure for."""
+    known = [f"summary/robust_{s.name}" for s in task.scores]
+    known += [f"summary/{k}" for k in ("clean", "worst", "drop_at_50", "retention")]
+    known += [
+        f"cost/{k}"
+        for k in ("trainable_params", "total_params", "train_seconds", "eval_seconds", "peak_memory_mb")
+    ]
+    for figure in sweep.search.objective:
+        if figure not in known:
+            faults.append(Fault("search.objective", f"'{figure}' is no figure.{did_you_mean(figure, known)}"))

@@ -1,0 +1,83 @@
+"""Turns a sweep file into checked, frozen trials: every fault is found before any work starts."""
+
+from dataclasses import dataclass, field
+
+from mmx.config import RawCell, SweepSpec, TrialSpec, cells, digest
+from mmx.errors import ConfigError, Fault, InputError
+from mmx.registry import Registry
+from mmx.sweep.checks import check_cell, check_objective, check_search
+from mmx.sweep.resolve import Resolver
+from mmx.trial import Bench
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the axes, resolved; tuned parameters stand at their lowest until they are drawn."""
+
+    id: str
+    spec: TrialSpec
+    raw: RawCell
+
+
+@dataclass
+class Plan:
+    """A sweep's cells, with what is needed to run them."""
+
+    sweep: SweepSpec
+    registry: Registry
+    bench: Bench
+    cells: list[Cell] = field(default_factory=list)
+    parameters: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Cell id to (trainable, total) parameters."""
+
+    @property
+    def objective(self) -> dict[str, str]:
+        """Figures to directions; by default the robust primary score."""
+        if self.sweep.search.objective:
+            return dict(self.sweep.search.objective)
+        score = self.bench.dataset(self.cells[0].spec.dataset).task.scores[0]
+        return {f"summary/robust_{score.name}": "maximize" if score.higher_is_better else "minimize"}
+
+
+def plan_sweep(sweep: SweepSpec, registry: Registry) -> Plan:
+    """Resolve and check every cell (ConfigError with all faults; PluginError for a plugin's fault)."""
+    faults: list[Fault] = []
+    plan = Plan(sweep, registry, Bench(registry))
+    raw_cells = cells(sweep.trial, sweep.search, faults)
+    check_search(sweep, faults)
+    resolver = Resolver(sweep, registry, faults)
+    for raw in raw_cells:
+        spec = resolver.resolve(raw.trial, raw.assigned, raw.tune)
+        if spec is not None:
+            plan.cells.append(Cell(digest([spec.point, dict(raw.tune)]), spec, raw))
+    if faults:
+        raise ConfigError(sweep.source, faults)
+    for cell in plan.cells:
+        check_cell(plan.bench, cell.spec, faults)
+    check_objective(sweep, plan.bench.dataset(plan.cells[0].spec.dataset).task, faults)
+    if faults:
+        raise ConfigError(sweep.source, faults)
+    _build_each_model(plan)
+    return plan
+
+
+def _build_each_model(plan: Plan) -> None:
+    """Build every different model once, so that parts which do not fit are told before any work."""
+    counts: dict[str, tuple[int, int]] = {}
+    faults: list[Fault] = []
+    for cell in plan.cells:
+        s = cell.spec
+        key = digest([repr(part) for part in (s.dataset, s.encoders, s.adapters, s.strategy, s.fusion)])
+        if key not in counts:
+            try:
+                counts[key] = plan.bench.model(s).count_parameters()
+            except InputError as error:
+                faults.append(Fault("", str(error)))
+                continue
+            if counts[key][0] == 0:
+                faults.append(
+                    Fault("adapter", "nothing would train: adapter, strategy and fusion are all fixed")
+                )
+        plan.parameters[cell.id] = counts[key]
+    if faults:
+        raise ConfigError(plan.sweep.source, faults)
