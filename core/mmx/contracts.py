@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, runtime_checkable
 from typing import Protocol as Interface
 
 from jaxtyping import Float
@@ -176,6 +176,7 @@ class Output(NamedTuple):
     losses: Mapping[str, Float[Tensor, ""]]
 
 
+@runtime_checkable
 class Model(Interface):
     """What a procedure may do with the model."""
 

@@ -5,7 +5,7 @@ listing plugins imports no torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
@@ -25,7 +25,8 @@ class Component:
     """One thing that a plugin offers, by name.
 
     `path` is `"package.module:Class"`. `paper` is a BibTeX entry, printed by `mmx cite`. `requires` names
-    importable modules that an extra brings; a component that lacks one says so when it is used.
+    importable modules that an extra brings; a component that lacks one says so when it is used. `example` are
+    options with which the conformance kit builds a component that has no default for all of them.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Component:
     summary: str = ""
     paper: str = ""
     requires: tuple[str, ...] = ()
+    example: Mapping[str, Any] = field(default_factory=dict)
 
 
 @hookspec

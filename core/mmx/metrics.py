@@ -7,8 +7,9 @@ from math import comb
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 Names = frozenset[str]
 
 

@@ -12,13 +12,14 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 
 from mmx.errors import InputError
 from mmx.types import Modality, Pattern, Presence
 
 Rate = float | Mapping[Modality, float]
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 
 class Protocol(ABC):

@@ -63,7 +63,12 @@ def register_protocols() -> list[Component]:
         _here("protocols.per_modality:PerModality", "each modality of each sample is absent on its own"),
         _here("protocols.per_sample:PerSample", "a share of the samples loses exactly one modality", _MAP),
         _here("protocols.per_cell:PerCell", "a share of all sample-modality cells; each sample keeps one"),
-        _here("protocols.patterns:Patterns", "an explicit distribution over availability patterns"),
+        Component(
+            "patterns",
+            "mmx.builtin.protocols.patterns:Patterns",
+            "an explicit distribution over availability patterns",
+            example={"probabilities": {"m0": 0.3, "m0.m1": 0.5, "m1": 0.2}},
+        ),
     ]
 
 

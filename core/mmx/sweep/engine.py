@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -24,6 +24,7 @@ from mmx.trial import outcome_facts, run_trial
 Key = tuple[str, int]
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Who is told how a sweep goes."""
 

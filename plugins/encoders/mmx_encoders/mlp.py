@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmx.contracts import Encoder, Tokens
 
@@ -21,14 +22,13 @@ class Mlp(Encoder):
         super().__init__()
         self.width = width
         sizes = [example.numel()] + [width] * depth
-        layers: list[nn.Module] = []
-        for i, (inside, outside) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            layers += [nn.GELU()] * bool(i) + [nn.Linear(inside, outside)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 
     def forward(self, raw: Tensor, prompts: Any = None) -> Tokens:
         """Encode each row as one token."""
         if prompts is not None:
             raise ValueError("mlp takes no prompts")
-        values = self.layers(raw.flatten(1).float())[:, None]
-        return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+        values = raw.flatten(1).float()
+        for i, layer in enumerate(self.layers):
+            values = layer(F.gelu(values) if i else values)
+        return Tokens(values[:, None], torch.ones(len(values), 1, dtype=torch.bool, device=values.device))

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 # Over HTTP MLflow prints a run's address with user and password in it, unless told not to.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
