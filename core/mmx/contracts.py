@@ -28,10 +28,34 @@ from mmx.tasks import Task
 from mmx.types import Batch, Logits, Modality, Pattern, Presence, Prompts, TokenMap, Tokens, first_token
 
 __all__ = [
-    "Adapter", "Batch", "DataCard", "Dataset", "Encoder", "EncoderFacts", "Filled", "Fusion", "Logits",
-    "Model", "Output", "Pattern", "Presence", "Procedure", "Prompts", "Protocol", "Sample", "Step", "Strategy",
-    "Task", "TokenMap", "Tokens", "Tracker", "TrialLog", "TrialRecord", "first_token",
-]  # fmt: skip
+    "Adapter",
+    "Batch",
+    "DataCard",
+    "Dataset",
+    "Encoder",
+    "EncoderFacts",
+    "Filled",
+    "Fusion",
+    "Logits",
+    "Modality",
+    "Model",
+    "Output",
+    "Pattern",
+    "Presence",
+    "Procedure",
+    "Prompts",
+    "Protocol",
+    "Sample",
+    "Step",
+    "Strategy",
+    "Task",
+    "TokenMap",
+    "Tokens",
+    "Tracker",
+    "TrialLog",
+    "TrialRecord",
+    "first_token",
+]
 
 
 class Sample(NamedTuple):

@@ -82,7 +82,7 @@ class Split:
         if self._stack is not None or workers == 0:
             yield from (self.batch(rows, presence) for rows in chunks)
         else:
-            source = _Chunks(self, chunks, presence)
+            source: Any = _Chunks(self, chunks, presence)
             yield from DataLoader(source, batch_size=None, num_workers=workers)
 
     def _collate(self, samples: Sequence[Sample]) -> Batch:
@@ -101,8 +101,8 @@ class Split:
             shape = sample.inputs[modality].shape
             if shape != blank.shape:
                 raise DataError(
-                    f"'{modality}' of sample '{sample.id}' has shape {tuple(shape)}, others {tuple(blank.shape)}; "
-                    f"the dataset must crop or pad to one shape"
+                    f"'{modality}' of sample '{sample.id}' has shape {tuple(shape)}, others "
+                    f"{tuple(blank.shape)}; the dataset must crop or pad to one shape"
                 )
         return torch.stack([s.inputs.get(modality, blank) for s in samples])
 

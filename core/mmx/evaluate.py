@@ -178,7 +178,7 @@ def as_columns(predictions: Predictions) -> dict[str, Any]:
     stacked = []
     for pattern, outputs in predictions.outputs.items():
         rows = predictions.has(pattern).nonzero()[0]
-        columns["id"] += [predictions.ids[r] for r in rows]
+        columns["id"] += [predictions.ids[int(r)] for r in rows]
         columns["pattern"] += [pattern_name(pattern, predictions.modalities)] * len(rows)
         columns["target"] += predictions.targets[rows].tolist()
         stacked.append(outputs[rows])

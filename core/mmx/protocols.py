@@ -1,8 +1,8 @@
 """Who is absent: the law that every protocol obeys, and the draws that protocols are made from.
 
-A draw is a pure function of (seed, split, sample id, modality), never of a global random state, so that masks
-are the same for every strategy, batch size and worker, and nested: who is absent at one rate stays absent at a
-higher one.
+A draw is a pure function of (seed, split, sample id, modality), never of a global random state, so that
+masks are the same for every strategy, batch size and worker, and nested: who is absent at one rate stays
+absent at a higher one.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 import torch
+from numpy.typing import NDArray
 
 from mmx.errors import InputError
 from mmx.types import Modality, Pattern, Presence

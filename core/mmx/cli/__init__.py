@@ -17,10 +17,12 @@ def main() -> None:
     except typer.Abort:
         _fail("stopped", 130)
     except Exception as error:
-        if not isinstance(error, typer.BadParameter.__base__):  # the parser's own usage errors
+        # The parser's own usage errors; typer brings a copy of click, whose base class has no public name.
+        show = getattr(error, "show", None)
+        if show is None:
             raise
-        error.show()
-        sys.exit(error.exit_code)
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         _fail("stopped; what was finished is kept, the next `mmx run` carries on", 130)
     else:

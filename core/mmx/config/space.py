@@ -79,7 +79,8 @@ def _holds(data: Mapping[str, Any], when: Mapping[str, Any]) -> bool:
 
 def _axis(path: str, axis: Any, faults: list[Fault]) -> tuple[list[Any], Mapping[str, Any]]:
     """Read an axis: a list of values, or {values, when}."""
-    key, when = f"search.axes.{path}", {}
+    key = f"search.axes.{path}"
+    when: Any = {}
     if isinstance(axis, Mapping):
         for name in axis:
             if name not in ("values", "when"):

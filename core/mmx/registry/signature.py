@@ -38,17 +38,23 @@ class Option:
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
     """Give the named constructor parameters of a class."""
-    if cls.__init__ is object.__init__:  # type: ignore[misc]
+    constructor = _constructor(cls)
+    if constructor is object.__init__:
         return {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    signature = inspect.signature(cls)
-    return {name: p for name, p in signature.parameters.items() if p.kind in named}
+    found = list(inspect.signature(constructor).parameters.items())[1:]  # the first is self
+    return {name: p for name, p in found if p.kind in named}
+
+
+def _constructor(cls: type) -> Any:
+    """Give the `__init__` that a class has or inherits."""
+    return next(vars(c)["__init__"] for c in cls.__mro__ if "__init__" in vars(c))
 
 
 def options(cls: type) -> dict[str, Option]:
     """Give the user's options of a component class."""
     try:
-        hints = typing.get_type_hints(cls.__init__)
+        hints = typing.get_type_hints(_constructor(cls))
     except (NameError, TypeError):
         hints = {}
     return {

@@ -79,13 +79,15 @@ def _draw(tracker: Tracker, found: Sequence[Standing], score: str) -> str:
     axis = figure.subplots()
     for i, (strategy, standing) in enumerate(best_by_strategy(found).items()):
         points = curve(tracker, standing, score)
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        axis.plot(list(points), [mean(v) for v in points.values()], label=strategy, **style)
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axis.plot(
+            list(points), [mean(v) for v in points.values()], label=strategy, color=colour, marker=marker
+        )
         axis.fill_between(
             list(points),
             [min(v) for v in points.values()],
             [max(v) for v in points.values()],
-            color=style["color"],
+            color=colour,
             alpha=0.15,
         )
     axis.set(xlabel="missing (%), any modality", ylabel=score.replace("_", " "))

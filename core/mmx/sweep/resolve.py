@@ -41,7 +41,8 @@ class Resolver:
         parts = {}
         for key, kind in component_keys(data).items():
             parts[key] = self._component(data, key, kind, {**assigned, **lowest})
-        training = read(TrainingSpec, data["training"] or {}, "training", own := [])
+        own: list[Fault] = []
+        training = read(TrainingSpec, data["training"] or {}, "training", own)
         self._check_paths(data, {**assigned, **lowest})
         missing = read(MissingSpec, data["missing"], "missing", own)
         self.faults += own

@@ -47,7 +47,7 @@ class Search:
 
     def __init__(self, sweep: SweepSpec, address: str, objective: Mapping[str, str]) -> None:
         self.sweep = sweep
-        self.directions = list(objective.values())
+        self.directions: list[Any] = list(objective.values())
         self.storage = _open(address)
 
     def _study(self, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
@@ -137,7 +137,7 @@ def distribution(tuned: Mapping[str, Any]) -> BaseDistribution:
 
 
 def _sampler(spec: ComponentSpec, cell: str, count: int) -> optuna.samplers.BaseSampler:
-    """Build the sampler; its seed moves on with the study, or a restart would repeat the first suggestions."""
+    """Build the sampler; its seed moves on with the study, or a restart would repeat suggestions."""
     seed = derive_seed(spec.options.get("seed", 0), cell, count) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -16,7 +16,8 @@ In a plugin's own tests:
 from dataclasses import dataclass
 
 from mmx.registry import Offer, Registry
-from mmx.testing.checks import CHECKS, Check, NotHere
+from mmx.testing.checks import CHECKS
+from mmx.testing.laws import Check, NotHere
 
 __all__ = ["CHECKS", "Case", "NotHere", "cases"]
 

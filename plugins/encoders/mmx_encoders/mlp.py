@@ -1,5 +1,6 @@
 """A perceptron on feature vectors."""
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ class Mlp(Encoder):
         super().__init__()
         self.width = width
         sizes = [example.numel()] + [width] * depth
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, raw: Tensor, prompts: Any = None) -> Tokens:
         """Encode each row as one token."""

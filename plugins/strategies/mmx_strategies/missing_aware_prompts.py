@@ -1,14 +1,14 @@
 """Missing-aware prompts: learned tokens that tell the network who is absent.
 
-Source: Lee et al. (CVPR 2023), from its released code. There: one multimodal transformer (ViLT), frozen; three
-sets of prompts (complete, one for each absent modality) of 16 tokens for each of the first 6 layers, chosen per
-sample; at the input level put in front of the sequence before each of those layers, at the attention level
-split into 8 extra keys and 8 extra values; an absent modality enters as a dummy input.
+Source: Lee et al. (CVPR 2023), from its released code. There: one multimodal transformer (ViLT), frozen;
+three sets of prompts (complete, one for each absent modality) of 16 tokens for each of the first 6 layers,
+chosen per sample; at the input level put in front of the sequence before each of those layers, at the
+attention level split into 8 extra keys and 8 extra values; an absent modality enters as a dummy input.
 
 Our choices: one set for every availability pattern, for any number of modalities; prompts in the unimodal
-encoders (`where="encoder"`), in the fusion transformer ("fusion"), or both; an absent modality has no tokens at
-all instead of a dummy; N(0, 0.02²) at the start instead of zeros with one row of ones (zeros give every token of
-a set the same gradient).
+encoders (`where="encoder"`), in the fusion transformer ("fusion"), or both; an absent modality has no tokens
+at all instead of a dummy; N(0, 0.02²) at the start instead of zeros with one row of ones (zeros give every
+token of a set the same gradient).
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,10 +2,10 @@
 
 Source: Reza et al., arXiv 2501.17823 (v1: U2A, mask tokens; v2-v4: cross-modal proxy tokens), from its
 abstract, figures and review pages; the method section could not be read. Facts: the token attends to an
-available modality and approximates the absent one's class token; an alignment loss with weight 0.20; modality
-dropout in training; LoRA of rank 1 on frozen encoders; no generation network. Our choices, each marked [choice]
-below: where the token enters, the form of the alignment loss and its stopped gradient, the dropout recipe, the
-mean over several sources.
+available modality and approximates the absent one's class token; an alignment loss with weight 0.20;
+modality dropout in training; LoRA of rank 1 on frozen encoders; no generation network. Our choices, each
+marked [choice] below: where the token enters, the form of the alignment loss and its stopped gradient, the
+dropout recipe, the mean over several sources.
 """
 
 from collections.abc import Mapping, Sequence

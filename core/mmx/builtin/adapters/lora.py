@@ -49,7 +49,7 @@ class Lora(Adapter):
         ordered = sorted(ranks, key=len, reverse=True)
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha_per_rank * self.rank,  # type: ignore[arg-type]
+            lora_alpha=self.alpha_per_rank * self.rank,
             lora_dropout=self.dropout,
             target_modules="|".join(re.escape(name) for name in ordered),
             rank_pattern={re.escape(name): ranks[name] for name in ordered},
@@ -80,7 +80,8 @@ class Lora(Adapter):
         if not isinstance(module, _SUPPORTED):
             kinds = ", ".join(kind.__name__ for kind in _SUPPORTED)
             raise InputError(
-                f"adapter 'lora': '{name}' is a {type(module).__name__}, which peft cannot adapt; target {kinds}"
+                f"adapter 'lora': '{name}' is a {type(module).__name__}, which peft cannot adapt; "
+                f"target {kinds}"
             )
         if isinstance(module, nn.MultiheadAttention):
             return min(self.rank, module.embed_dim)
@@ -91,6 +92,7 @@ class Lora(Adapter):
         groups = module.groups if isinstance(module, _CONVOLUTIONS) else 1
         if groups > 1 and rank < groups:
             raise InputError(
-                f"adapter 'lora': '{name}' has {groups} groups and takes no rank below that; leave it out of targets"
+                f"adapter 'lora': '{name}' has {groups} groups and takes no rank below that; "
+                f"leave it out of targets"
             )
         return rank - rank % groups

@@ -18,9 +18,10 @@ class MeanLogits(Fusion):
 
     def forward(self, tokens: TokenMap) -> Logits:
         """Fuse."""
-        total, count = 0.0, 0
-        for m, head in self.heads.items():
-            values, valid = first_token(tokens[m])
-            total = total + torch.where(valid[:, None], head(values), 0.0)
-            count = count + valid.long()
-        return total / torch.as_tensor(count).clamp(min=1)[:, None]
+        summaries = {m: first_token(tokens[m]) for m in self.heads}
+        logits = [
+            torch.where(valid[:, None], self.heads[m](values), 0.0)
+            for m, (values, valid) in summaries.items()
+        ]
+        count = torch.stack([valid for _, valid in summaries.values()]).sum(dim=0)
+        return torch.stack(logits).sum(dim=0) / count.clamp(min=1)[:, None]

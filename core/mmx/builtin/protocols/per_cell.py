@@ -59,7 +59,7 @@ class PerCell(Protocol):
         count = len(modalities)
         if rate > self.highest_rate(modalities) + 1e-9:
             raise InputError(
-                f"per_cell: rate {rate} does not exist with {count} modalities, since every sample keeps one; "
-                f"the highest is {count - 1}/{count} = {(count - 1) / count:.3f}"
+                f"per_cell: rate {rate} does not exist with {count} modalities, since every sample "
+                f"keeps one; the highest is {count - 1}/{count} = {(count - 1) / count:.3f}"
             )
         return min(1.0, rate * count / (count - 1)), None

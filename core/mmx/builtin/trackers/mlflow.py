@@ -141,8 +141,8 @@ class Mlflow(Tracker):
             return None
         if found.lifecycle_stage == "deleted":
             raise InputError(
-                f"sweep '{name}' was deleted in MLflow; `mlflow experiments restore -x {found.experiment_id}` "
-                f"brings it back, or choose another name"
+                f"sweep '{name}' was deleted in MLflow; `mlflow experiments restore -x "
+                f"{found.experiment_id}` brings it back, or choose another name"
             )
         return found.experiment_id
 
