@@ -122,13 +122,13 @@ def target_rate(target: str, rate: float) -> Rate:
     return rate if target == "any" else {target: rate}
 
 
-def curve_point(
-    predictions: Predictions, score: Score, protocol: Protocol, rate: Rate, seed: int, split: str
-) -> float:
-    """Give the score at one missing rate."""
-    if score.per_sample:
-        return _exact(predictions, score, protocol, rate)
-    return _drawn(predictions, score, protocol, rate, seed, split)
+def scores_at(
+    predictions: Predictions, scores: Sequence[Score], protocol: Protocol, rate: Rate, seed: int, split: str
+) -> dict[str, float]:
+    """Give every score at one missing rate."""
+    drawn = [s for s in scores if not s.per_sample]
+    found = {s.name: _exact(predictions, s, protocol, rate) for s in scores if s.per_sample}
+    return found | (_drawn(predictions, drawn, protocol, rate, seed, split) if drawn else {})
 
 
 def _exact(predictions: Predictions, score: Score, protocol: Protocol, rate: Rate) -> float:
@@ -144,18 +144,19 @@ def _exact(predictions: Predictions, score: Score, protocol: Protocol, rate: Rat
 
 
 def _drawn(
-    predictions: Predictions, score: Score, protocol: Protocol, rate: Rate, seed: int, split: str
-) -> float:
-    """Average the score over seeded draws of who is present."""
-    scores = []
+    predictions: Predictions, scores: Sequence[Score], protocol: Protocol, rate: Rate, seed: int, split: str
+) -> dict[str, float]:
+    """Average scores over seeded draws of who is present, the same draws for all of them."""
+    found: dict[str, list[float]] = {s.name: [] for s in scores}
     for draw in range(DRAWS):
         own = seed if draw == 0 else derive_seed(seed, "draw", draw)
         presence = draw_presence(protocol, rate, predictions.ids, predictions.natural, own, split)
         outputs = np.full_like(next(iter(predictions.outputs.values())), np.nan)
         for pattern, rows in natural_groups(presence).items():
             outputs[rows.numpy()] = predictions.outputs[pattern][rows.numpy()]
-        scores.append(score(outputs, predictions.targets))
-    return float(np.mean(scores))
+        for s in scores:
+            found[s.name].append(s(outputs, predictions.targets))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def realised_rates(presence: Presence) -> dict[Modality, float]:

@@ -8,6 +8,7 @@ absent at a higher one.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -47,9 +48,17 @@ class Protocol(ABC):
 
 def uniforms(ids: Sequence[str], seed: int, split: str, stream: str) -> Array:
     """Draw one number in [0, 1) a sample, a pure function of (seed, split, id, stream)."""
+    return _uniforms(tuple(ids), seed, split, stream)
+
+
+@lru_cache(maxsize=32)
+def _uniforms(ids: tuple[str, ...], seed: int, split: str, stream: str) -> Array:
+    """Hash each id. Kept, since every rate of a curve asks for the same draws."""
     prefix = f"{seed}\x00{split}\x00{stream}\x00".encode()
     digests = b"".join(hashlib.blake2b(prefix + i.encode(), digest_size=8).digest() for i in ids)
-    return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)).astype(np.float64) / 2**53
+    draws = (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)).astype(np.float64) / 2**53
+    draws.setflags(write=False)
+    return draws
 
 
 def all_patterns(modalities: Sequence[Modality]) -> list[Pattern]:

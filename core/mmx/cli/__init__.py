@@ -5,11 +5,15 @@ import sys
 
 def main() -> None:
     """Run the command; a user's mistake becomes one message and an exit code, never a traceback."""
+    import os
+
     import typer
 
     from mmx.cli.app import app
     from mmx.errors import MmxError
 
+    # Threads of torch that spin while they wait waste whole cores of a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(standalone_mode=False)
     except MmxError as error:

@@ -51,13 +51,13 @@ def run(
     if retry_failed is not None:
         given.append(f"run.retry_failed={retry_failed}")
     planned = open_plan(sweep, given, strict_plugins)
-    from mmx.sweep import open_tracker, plan_facts, tracking_address
+    from mmx.sweep import open_tracker, tracking_address
 
     console = Console(file=sys.stderr if as_json else sys.stdout, soft_wrap=True)
     address = tracking_address(planned.sweep, store)
     tracker = open_tracker(planned.registry, address, planned.sweep.tracker.name)
     if plan:
-        show_plan(planned, plan_facts(planned, tracker.records(planned.sweep.name)), console, as_json)
+        show_plan(planned, tracker.records(planned.sweep.name), console, as_json)
         return 0
     result = _execute(planned, tracker, device, console, max_trials, seconds, fresh)
     show_result(planned, result, console, address, as_json)
@@ -85,26 +85,33 @@ def _execute(
         return run_sweep(planned, tracker, find_device(device), progress, limits, fresh)
 
 
-def show_plan(planned: "Plan", facts: dict[str, Any], console: Any, as_json: bool) -> None:
+def show_plan(planned: "Plan", records: list[Any], console: Any, as_json: bool) -> None:
     """Print what would run."""
+    from mmx.sweep import plan_facts
+    from mmx.sweep.estimate import seconds_left
+
+    facts = plan_facts(planned, records)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        cost = {cell: {"trainable": t, "total": n} for cell, (t, n) in planned.parameters.items()}
+        told = {**facts, "parameters": cost, "seconds_left": seconds_left(planned, records)}
+        typer.echo(json.dumps(told, indent=2))
         return
     from rich.table import Table
 
     table = Table(title=planned.sweep.name, box=None)
-    for column in ("point", "seed", "state", "strategy", "adapter"):
-        table.add_column(column)
+    for column in ("point", "seed", "state", "strategy", "adapter", "trainable", "total"):
+        table.add_column(column, justify="right" if column in ("trainable", "total") else "left")
     for row in facts["points"]:
         spec = row["spec"]
         strategy = spec["strategy"]["name"] if isinstance(spec["strategy"], dict) else spec["strategy"]
-        table.add_row(row["point"], str(row["seed"]), row["state"], strategy, _adapter(spec))
+        sizes = planned.parameters.get(row.get("cell", ""), (0, 0))
+        cells = (f"{n:,}" if n else "" for n in sizes)
+        table.add_row(row["point"], str(row["seed"]), row["state"], strategy, _adapter(spec), *cells)
     console.print(table)
     counts = ", ".join(f"{n} {state}" for state, n in facts["counts"].items() if n)
     console.print(f"{len(facts['points'])} trials: {counts}", highlight=False)
-    for trainable, total in sorted(set(planned.parameters.values())):
-        share = trainable / max(1, total)
-        console.print(f"trainable {trainable:,} of {total:,} parameters ({share:.1%})", highlight=False)
+    left = seconds_left(planned, records)
+    console.print(f"about {left / 60:.1f} minutes to run, one trial after another", highlight=False)
 
 
 def _adapter(spec: dict[str, Any]) -> str:
@@ -120,7 +127,7 @@ def show_result(planned: "Plan", result: "Result", console: Any, address: str, a
 
     figures = [next(iter(result.objective)), "summary/clean", "summary/worst"]
     figures += ["cost/trainable_params", "cost/train_seconds"]
-    axes = axes_of(planned.sweep.search)
+    axes = axes_of(planned.sweep.search, result.standings)
     rows = [
         {"point": s.point, "seeds": s.seeds, **{a: s.params.get(a, "none") for a in axes},
          **{f: s.mean(f) for f in figures}}

@@ -72,15 +72,16 @@ def point_states(plan: Plan, records: list[TrialRecord]) -> list[dict[str, Any]]
         for seed in plan.sweep.search.seeds:
             if not cell.raw.tune:
                 state = known.get((cell.spec.point, seed), "missing")
-                row = {"point": cell.spec.point, "seed": seed, "state": state}
+                row = {"point": cell.spec.point, "seed": seed, "state": state, "cell": cell.id}
                 listed.append({**row, "spec": {**cell.spec.to_dict(), "seed": seed}})
                 continue
             drawn = [r for r in records if r.cell == cell.id and r.seed == seed]
             listed += [
-                {"point": r.point, "seed": seed, "state": r.state, "spec": dict(r.params)} for r in drawn
+                {"point": r.point, "seed": seed, "state": r.state, "cell": cell.id, "spec": dict(r.params)}
+                for r in drawn
             ]
             for _ in range(plan.sweep.search.trials_per_cell - len(drawn)):
-                row = {"point": f"{cell.id}/undrawn", "seed": seed, "state": "missing"}
+                row = {"point": f"{cell.id}/undrawn", "seed": seed, "state": "missing", "cell": cell.id}
                 listed.append({**row, "spec": {**cell.spec.to_dict(), "seed": seed}})
     return listed
 
@@ -124,7 +125,7 @@ def _close(plan: Plan, tracker: Tracker) -> Result:
         folder = Path(name)
         files = sweep_files(folder, plan.sweep, facts, plan.registry)
         if found:
-            write_leaderboard(folder / "leaderboard.csv", found, axes_of(plan.sweep.search))
+            write_leaderboard(folder / "leaderboard.csv", found, axes_of(plan.sweep.search, found))
             write_page(folder / "report.html", plan.sweep, next(iter(plan.objective)), tracker, found)
             files += [folder / "leaderboard.csv", folder / "report.html"]
         counts = facts["counts"]

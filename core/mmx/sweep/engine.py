@@ -19,7 +19,7 @@ from mmx.sweep.resolve import Resolver, flat_parameters
 from mmx.sweep.study import Search
 from mmx.sweep.summary import selected
 from mmx.train import Figures
-from mmx.trial import outcome_facts, run_trial
+from mmx.trial import run_trial
 
 Key = tuple[str, int]
 
@@ -167,7 +167,9 @@ class Engine:
             keep_trial(log, spec, outcome)
             state, figures = "done", outcome.last()
             tags["mmx.mask_sha"] = outcome.mask_digest
-            self._observe("trial_ended", spec=spec.to_dict(), outcome=outcome_facts(outcome))
+            self._observe(
+                "trial_ended", spec=spec.to_dict(), outcome={"state": state, "reason": "", "metrics": figures}
+            )
         except KeyboardInterrupt:
             reason = "interrupted"
             raise

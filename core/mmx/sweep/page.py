@@ -46,7 +46,7 @@ def write_page(
         "summary/drop_at_50",
         "summary/retention",
     ]
-    axes = axes_of(sweep.search)
+    axes = axes_of(sweep.search, found)
     rows = [
         {
             "axes": [s.params.get(a, "none") for a in axes],

@@ -64,13 +64,23 @@ def standings(records: Iterable[TrialRecord], objective: Mapping[str, str]) -> l
     return sorted(found, key=lambda s: (key(s) != key(s), key(s)))  # NaN last
 
 
-def axes_of(search: SearchSpec) -> list[str]:
-    """Name the parameters that a sweep varies, as trials log them."""
-    names = []
+def axes_of(search: SearchSpec, found: Sequence[Standing]) -> list[str]:
+    """Name the parameters that a sweep varies, as trials log them.
+
+    An axis over a whole component (or over all encoders) stands for every parameter of it that differs.
+    """
+    logged = sorted({name for s in found for name in s.params})
+    names: list[str] = []
     for path in (*search.axes, *search.tune):
-        name = path.removesuffix(".name")
-        names.append(f"encoder.{name.removeprefix('encoders.')}" if name.startswith("encoders.") else name)
-    return names or ["strategy"]
+        name = path.removesuffix(".name").replace("encoders", "encoder", 1)
+        whole = (
+            [n for n in logged if n.startswith(f"{name}.")]
+            if name == path.replace("encoders", "encoder", 1)
+            else []
+        )
+        names += [name] if name in logged or not logged else []
+        names += [n for n in whole if len({s.params.get(n, "none") for s in found}) > 1]
+    return list(dict.fromkeys(names)) or ["strategy"]
 
 
 def figures_of(found: Sequence[Standing]) -> list[str]:

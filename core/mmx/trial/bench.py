@@ -1,0 +1,75 @@
+"""Builds the parts of trials, and opens each dataset once for all the trials that follow."""
+
+from mmx.config import ComponentSpec, TrialSpec, digest, plain
+from mmx.contracts import Dataset, Modality, Procedure, Task
+from mmx.data import Split
+from mmx.errors import DataError, InputError
+from mmx.model import MultimodalModel, build_model
+from mmx.protocols import Protocol
+from mmx.registry import Registry
+from mmx.registry.signature import construct
+from mmx.train import Monitor
+
+NAME_RULE = "letters, digits and '_'"
+
+
+class Bench:
+    """Opens datasets once and keeps them for the trials that follow."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._datasets: dict[str, Dataset] = {}
+        self._splits: dict[tuple[str, str, tuple[str, ...]], Split] = {}
+
+    def dataset(self, spec: ComponentSpec) -> Dataset:
+        """Build a dataset (once for equal specs)."""
+        key = digest(plain(spec))
+        if key not in self._datasets:
+            cls = self.registry.load_class("dataset", spec.name)
+            self._datasets[key] = construct(cls, spec.options, {})
+            for name in self._datasets[key].modalities:
+                if not name.replace("_", "").isalnum():
+                    raise DataError(f"dataset '{spec.name}': modality '{name}' is not made of {NAME_RULE}")
+        return self._datasets[key]
+
+    def modalities(self, spec: TrialSpec) -> tuple[Modality, ...]:
+        """Give the trial's modalities, in the dataset's order: those that it has an encoder for."""
+        return tuple(m for m in self.dataset(spec.dataset).modalities if m in spec.encoders)
+
+    def split(self, spec: TrialSpec, name: str) -> Split:
+        """Open a split (once for equal datasets and modalities)."""
+        key = (digest(plain(spec.dataset)), name, self.modalities(spec))
+        if key not in self._splits:
+            self._splits[key] = Split(self.dataset(spec.dataset), name, self.modalities(spec))
+        return self._splits[key]
+
+    def model(self, spec: TrialSpec) -> MultimodalModel:
+        """Build the trial's model."""
+        train = self.split(spec, "train")
+        examples = {m: train.example(m) for m in self.modalities(spec)}
+        return build_model(spec, self.dataset(spec.dataset), examples, self.registry)
+
+    def protocol(self, spec: TrialSpec) -> Protocol:
+        """Build the trial's protocol."""
+        cls = self.registry.load_class("protocol", spec.missing.protocol.name)
+        known = {"modalities": self.modalities(spec), "seed": spec.missing.seed}
+        return construct(cls, spec.missing.protocol.options, known)
+
+    def procedure(self, spec: TrialSpec) -> Procedure:
+        """Build the trial's procedure."""
+        cls = self.registry.load_class("procedure", spec.procedure.name)
+        known = {
+            "modalities": self.modalities(spec),
+            "task": self.dataset(spec.dataset).task,
+            "seed": spec.seed,
+        }
+        return construct(cls, spec.procedure.options, known)
+
+
+def monitor_of(spec: TrialSpec, task: Task) -> Monitor:
+    """Find the validation figure that picks the epoch (InputError where the task has none such)."""
+    key = spec.training.monitor or f"val/{task.scores[0].name}"
+    known = {"val/loss": False, **{f"val/{s.name}": s.higher_is_better for s in task.scores}}
+    if key not in known:
+        raise InputError(f"training.monitor: '{key}' is none of {', '.join(known)}")
+    return Monitor(key, known[key])
