@@ -290,6 +290,18 @@ class Tracker(ABC):
 
     @abstractmethod
     def close_sweep(
-        self, curves: Mapping[str, Mapping[int, float]], artifacts: Sequence[Path], state: str
+        self,
+        curves: Mapping[str, Mapping[int, float]],
+        artifacts: Sequence[Path],
+        group_by: Sequence[str],
+        state: str,
     ) -> None:
-        """Write the sweep's own figures (by step) and files; `state` is "done" or "failed"."""
+        """Write the sweep's own figures (by step) and files; `state` is "done" or "failed".
+
+        `group_by` names the parameters that the sweep varies, for a view of its curves.
+        """
+
+    def page(self, name: str) -> str:
+        """Give the address of a sweep's view below the root of the store's own page; empty: there is none."""
+        del name
+        return ""

@@ -149,9 +149,9 @@ def show_result(planned: "Plan", result: "Result", console: Any, address: str, a
         table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *(_cell(standing, f) for f in figures))
     console.print(table)
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
-    from mmx.builtin.trackers.mlflow import shown
+    from mmx.config.address import without_login
 
-    console.print(f"{counts}. Look: mmx ui --store {shown(address)}", highlight=False)
+    console.print(f"{counts}. Look: mmx ui --store {without_login(address)}", highlight=False)
 
 
 def _cell(standing: Any, figure: str) -> str:

@@ -1,5 +1,6 @@
 """`mmx ui`: MLflow's page on the right store."""
 
+import os
 import subprocess
 import sys
 from typing import Annotated
@@ -18,12 +19,27 @@ def ui(
 
     Example: mmx ui --port 5001
     """
-    from mmx.sweep import tracking_address
+    from mmx.config.address import without_login
+    from mmx.registry import Registry
+    from mmx.sweep import open_tracker, tracking_address
 
     address = tracking_address(None, store)
+    tracker = open_tracker(Registry.load(), address)
+    pages = {name: tracker.page(name) for name in tracker.find_sweeps()}
     if address.startswith(("http://", "https://")):
-        typer.echo(f"The results are on a server already: {address}")
+        _show(without_login(address).rstrip("/"), pages)
         return 0
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address]
-    typer.echo(f"MLflow: http://{host}:{port} (Ctrl-C ends it)")
-    return subprocess.call([*command, "--host", host, "--port", str(port)])  # noqa: S603 a fixed command
+    _show(f"http://{host}:{port}", pages)
+    typer.echo("Ctrl-C ends it.")
+    quiet = {**os.environ, "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    own = [*command, "--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]
+    return subprocess.call(own, env=quiet)  # noqa: S603 a fixed command
+
+
+def _show(root: str, pages: dict[str, str]) -> None:
+    """Print a link for each sweep: its robustness curves, grouped by what it varies."""
+    if not pages:
+        typer.echo(f"{root} (no sweep in this store yet)")
+    for name, page in pages.items():
+        typer.echo(f"{name}: {root}{page}")

@@ -130,7 +130,8 @@ def _close(plan: Plan, tracker: Tracker) -> Result:
             files += [folder / "leaderboard.csv", folder / "report.html"]
         counts = facts["counts"]
         curves = parent_curves(tracker, found) if found else {}
-        tracker.close_sweep(curves, files, "failed" if counts["failed"] else "done")
+        axes = axes_of(plan.sweep.search, found)
+        tracker.close_sweep(curves, files, axes, "failed" if counts["failed"] else "done")
     return Result(counts, found, plan.objective)
 
 

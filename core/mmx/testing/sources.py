@@ -113,7 +113,7 @@ def tracker_remembers(registry: Registry, offer: Offer) -> None:
         )
         assert found.params["strategy"] == "skip" and "bad" not in found.metrics
         assert tracker.history(found.run_id, "robustness/accuracy_missing_any") == {30: 0.5, 50: 0.4}
-        tracker.close_sweep({"best": {0: 1.0}}, [folder / "file.txt"], "done")
+        tracker.close_sweep({"best": {0: 1.0}}, [folder / "file.txt"], ["strategy"], "done")
         assert tracker.find_sweeps() == ["conformance"]
         tracker.retire(found)
         assert tracker.records("conformance") == []

@@ -4,6 +4,7 @@ Only the client API with explicit run ids is used, so that no run is active behi
 one batch a call, since SQL stores are slow by call.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -12,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 # Over HTTP MLflow prints a run's address with user and password in it, unless told not to.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -22,6 +22,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from mmx.builtin.trackers import mlflow_view
+from mmx.config.address import without_login
 from mmx.contracts import Tracker, TrialLog, TrialRecord
 from mmx.errors import InputError, MmxError
 
@@ -57,7 +59,7 @@ class Mlflow(Tracker):
             raise _explained(error, store) from error
         except Exception as error:
             raise MmxError(
-                f"store.tracking '{shown(store)}' cannot be opened: {_without_login(error, store)}"
+                f"store.tracking '{without_login(store)}' cannot be opened: {_reason(error, store)}"
             ) from error
 
     def open_sweep(self, name: str, tags: Mapping[str, str]) -> str:
@@ -122,9 +124,13 @@ class Mlflow(Tracker):
         self.client.set_tag(record.run_id, "mmx.retired", "true")
 
     def close_sweep(
-        self, curves: Mapping[str, Mapping[int, float]], artifacts: Sequence[Path], state: str
+        self,
+        curves: Mapping[str, Mapping[int, float]],
+        artifacts: Sequence[Path],
+        group_by: Sequence[str],
+        state: str,
     ) -> None:
-        """Log the parent's curves (what changed of them) and files, and end it."""
+        """Log the parent's curves (what changed of them) and files, prepare the view, and end it."""
         log = _MlflowTrial(self.client, self.parent)
         for name, curve in curves.items():
             known = self.history(self.parent, _key(name))
@@ -133,7 +139,21 @@ class Mlflow(Tracker):
                     log.metrics({name: value}, step)
         for path in artifacts:
             log.artifact(path)
+        self._prepare_view(group_by)
         self.client.set_terminated(self.parent, status=STATUS[state])
+
+    def page(self, name: str) -> str:
+        """Give the prepared view of a sweep's runs."""
+        experiment = self._find_experiment(name)
+        return mlflow_view.page_of(experiment) if experiment else ""
+
+    def _prepare_view(self, group_by: Sequence[str]) -> None:
+        """Store the view; a server that refuses it shows its plain page instead."""
+        runs = self._search(self.experiment, "tags.`mmx.role` = 'trial'")
+        metrics = sorted({name for run in runs for name in run.data.metrics})
+        with contextlib.suppress(MlflowException):
+            state = mlflow_view.view_state(group_by, metrics)
+            self.client.set_experiment_tag(self.experiment, mlflow_view.TAG, state)
 
     def _find_experiment(self, name: str) -> str | None:
         found = self.client.get_experiment_by_name(name)
@@ -245,21 +265,15 @@ def _is_gone(worker: str) -> bool:
     return False
 
 
-def shown(store: str) -> str:
-    """Give an address without its user and password."""
-    parts = urlsplit(store)
-    return store if "@" not in parts.netloc else store.replace(parts.netloc, parts.netloc.rpartition("@")[2])
-
-
-def _without_login(error: Any, store: str) -> str:
-    return str(error).replace(store, shown(store)).splitlines()[0]
+def _reason(error: Any, store: str) -> str:
+    return str(error).replace(store, without_login(store)).splitlines()[0]
 
 
 def _explained(error: MlflowException, store: str) -> MmxError:
     """Turn MLflow's errors into advice."""
     if "out-of-date" in str(error):
         return InputError(
-            f"store.tracking '{shown(store)}' has an older schema; stop all writers, back it up, then run: "
-            f"mlflow db upgrade {shown(store)}"
+            f"store.tracking '{without_login(store)}' has an older schema; stop all writers, back it up, then run: "
+            f"mlflow db upgrade {without_login(store)}"
         )
-    return MmxError(f"store.tracking '{shown(store)}': {_without_login(error, store)}")
+    return MmxError(f"store.tracking '{without_login(store)}': {_reason(error, store)}")
