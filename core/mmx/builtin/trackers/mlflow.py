@@ -273,7 +273,7 @@ def _explained(error: MlflowException, store: str) -> MmxError:
     """Turn MLflow's errors into advice."""
     if "out-of-date" in str(error):
         return InputError(
-            f"store.tracking '{without_login(store)}' has an older schema; stop all writers, back it up, then run: "
-            f"mlflow db upgrade {without_login(store)}"
+            f"store.tracking '{without_login(store)}' has an older schema; stop all writers, back it up, "
+            f"then run: mlflow db upgrade {without_login(store)}"
         )
     return MmxError(f"store.tracking '{without_login(store)}': {_reason(error, store)}")
