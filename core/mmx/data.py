@@ -83,7 +83,9 @@ class Split:
             yield from (self.batch(rows, presence) for rows in chunks)
         else:
             source: Any = _Chunks(self, chunks, presence)
-            yield from DataLoader(source, batch_size=None, num_workers=workers)
+            # Without a generator the loader draws a seed from the global one, and shifts dropout.
+            own = torch.Generator().manual_seed(0)
+            yield from DataLoader(source, batch_size=None, num_workers=workers, generator=own)
 
     def _collate(self, samples: Sequence[Sample]) -> Batch:
         inputs = {m: self._stack_modality(m, samples) for m in self.modalities}

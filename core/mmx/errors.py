@@ -67,10 +67,10 @@ class ConfigError(InputError):
         super().__init__("\n".join([f"{source}: {count}", *(f"  {fault}" for fault in self.faults)]))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Give ' Did you mean …?' for the nearest known word, else the list of what is known."""
     options = sorted(known)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=cutoff)
     if near:
         return f" Did you mean '{near[0]}'?"
     return f" Known: {', '.join(options)}." if options else ""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmx.config import TrialSpec
+from mmx.config import ComponentSpec, TrialSpec
 from mmx.contracts import (
     Adapter,
     Batch,
@@ -108,11 +108,11 @@ class MultimodalModel(nn.Module):
             for encoder in self.encoders.values():
                 if not any(p.requires_grad for p in encoder.parameters()):
                     encoder.eval()
+                frozen = any(not p.requires_grad for p in encoder.parameters())
                 for module in encoder.modules():
-                    if isinstance(module, _BatchNorm) and not any(
-                        p.requires_grad for p in module.parameters()
-                    ):
-                        module.eval()
+                    if isinstance(module, _BatchNorm):
+                        own = [p.requires_grad for p in module.parameters()] or [not frozen]
+                        module.train(any(own))
         return self
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -152,12 +152,11 @@ def build_model(
         m: EncoderFacts(e.width, e.accepts_prompts, e.prompt_layers) for m, e in encoders.items()
     }
     torch.manual_seed(derive_seed(spec.seed, "fusion"))
-    fusion: Fusion = construct(registry.load_class("fusion", spec.fusion.name), spec.fusion.options, known)
+    fusion: Fusion = _construct(registry.load_class("fusion", spec.fusion.name), spec.fusion, "fusion", known)
     known["fusion_layers"] = fusion.prompt_layers if fusion.accepts_prompts else 0
     torch.manual_seed(derive_seed(spec.seed, "strategy"))
-    strategy: Strategy = construct(
-        registry.load_class("strategy", spec.strategy.name), spec.strategy.options, known
-    )
+    chosen = registry.load_class("strategy", spec.strategy.name)
+    strategy: Strategy = _construct(chosen, spec.strategy, "strategy", known)
     torch.manual_seed(derive_seed(spec.seed, "projectors"))
     model = MultimodalModel(encoders, strategy, fusion, known["width"])
     _try_out(model, examples, spec)
@@ -178,13 +177,21 @@ def _build_encoder(
     if cls.kind != kind:  # type: ignore[attr-defined]
         raise InputError(f"encoders.{m}: '{part.name}' reads {cls.kind}, but '{m}' is {kind}")  # type: ignore[attr-defined]
     torch.manual_seed(derive_seed(spec.seed, "encoder", m))
-    encoder: Encoder = construct(cls, part.options, {**known, "modality": m, "example": example})
+    encoder: Encoder = _construct(cls, part, "encoder", {**known, "modality": m, "example": example})
     torch.manual_seed(derive_seed(spec.seed, "adapter", m))
-    adapter: Adapter = construct(
-        registry.load_class("adapter", adapting.name), adapting.options, {**known, "modality": m}
-    )
+    chosen = registry.load_class("adapter", adapting.name)
+    adapter: Adapter = _construct(chosen, adapting, "adapter", {**known, "modality": m})
     adapter.apply(encoder)
     return encoder
+
+
+def _construct(cls: type, part: ComponentSpec, kind: str, known: Mapping[str, Any]) -> Any:
+    """Build a component; values that its constructor cannot use are the user's mistake, told as one."""
+    try:
+        return construct(cls, part.options, known)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        told = ", ".join(f"{k}={v!r}" for k, v in part.options.items())
+        raise InputError(f"{kind} '{part.name}' cannot be built with {told}: {error}") from error
 
 
 def _try_out(model: MultimodalModel, examples: Mapping[Modality, Tensor], spec: TrialSpec) -> None:

@@ -68,8 +68,8 @@ def fit(
         losses = _Means()
         order = shuffled(len(split), seed, epoch)
         for batch in split.batches(order, training.batch_size, presence, training.loader_workers):
-            if len(batch.ids) == 1 and len(split) > 1:
-                continue  # batch norm has no variance over one row
+            if len(batch.ids) == 1 < training.batch_size and len(split) > 1:
+                continue  # a remainder of one row: batch norm has no variance over it
             with _precision(training.precision, device):
                 for step in procedure.steps(model, to_device(batch, device)):
                     _apply(step, model, optimizer, training.gradient_clip, epoch)
@@ -83,6 +83,8 @@ def fit(
             best_state = {n: t.detach().clone() for n, t in model.trained_state().items()}
         elif training.patience and epoch - result.best_epoch >= training.patience:
             break
+    if best is None:
+        raise DivergedError(f"{monitor.key} was NaN in every epoch; lower training.learning_rate")
     model.load_state_dict(best_state, strict=False)
     result.seconds = time.perf_counter() - started
     return result
@@ -91,9 +93,10 @@ def fit(
 def _apply(step: Step, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float, epoch: int) -> None:
     """Take one optimiser step."""
     if not bool(torch.isfinite(step.loss)):
-        parts = ", ".join(f"{n} {float(v):.4g}" for n, v in step.losses.items())
+        parts = ", ".join(f"{n} {float(v.detach()):.4g}" for n, v in step.losses.items())
+        loss = float(step.loss.detach())
         raise DivergedError(
-            f"the loss became {float(step.loss)} in epoch {epoch} ({parts}); lower training.learning_rate"
+            f"the loss became {loss} in epoch {epoch} ({parts}); lower training.learning_rate"
         )
     optimizer.zero_grad(set_to_none=True)
     step.loss.backward()

@@ -22,16 +22,23 @@ app.add_typer(plugins.app, name="plugins")
 app.add_typer(data.app, name="data")
 
 
+def show_version(asked: bool) -> bool:
+    """Print the version and end."""
+    if asked:
+        from mmx import __version__
+
+        typer.echo(f"mmx {__version__}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
-def version(
-    show: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
+def root(
+    version: bool = typer.Option(
+        False, "--version", help="Show the version and exit.", is_eager=True, callback=show_version
+    ),
 ) -> None:
     """Experiments in multimodal learning when modalities are missing.
 
     Example: mmx run sweep.yaml
     """
-    if show:
-        from mmx import __version__
-
-        typer.echo(f"mmx {__version__}")
-        raise typer.Exit

@@ -2,7 +2,6 @@
 
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -35,7 +34,7 @@ class SweepProgress:
         self.done = 0
         self.total = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SweepProgress":
         if self.live:
             self.bars.start()
         return self

@@ -38,14 +38,15 @@ def read_sweep(text: str, source: str, overrides: Sequence[str] = ()) -> SweepSp
     data = _parse(text, source)
     for override in overrides:
         _override(data, override, faults)
-    data = _resolve(data, source, faults)
-    _expand_components(data)
+    data = {**DEFAULTS, **_resolve(data, source, faults)}
     _check_top(data, faults)
-    trial = {k: data.get(k, DEFAULTS.get(k)) for k in TRIAL_KEYS}
+    trial = expand_components({k: data.get(k) for k in TRIAL_KEYS})
+    _check_trial(trial, faults)
     sweep = {k: v for k, v in data.items() if k in SWEEP_KEYS}
-    result = read(SweepSpec, {**sweep, "trial": trial, "source": source}, "", faults) if not faults else None
+    _check_overrides(overrides, get_path(sweep, "search.axes"), faults)
+    result = read(SweepSpec, {**sweep, "trial": trial, "source": source}, "", faults)
     _check_values(sweep, faults)
-    if faults or result is None:
+    if faults:
         raise ConfigError(source, faults)
     return result
 
@@ -127,18 +128,21 @@ def _walk(node: Any, key: str, faults: list[Fault]) -> None:
             _walk(value, here, faults)
 
 
-def _expand_components(data: dict[str, Any]) -> None:
-    """Write out every component that is given as a plain string."""
+def expand_components(trial: dict[str, Any]) -> dict[str, Any]:
+    """Write out, in place, every component that is given as a plain string."""
     for key in ("dataset", "strategy", "fusion", "procedure", "adapter"):
-        if isinstance(data.get(key), str):
-            data[key] = {"name": data[key]}
-    for holder, keys in (("encoders", None), ("adapter", None), ("missing", ("protocol",))):
-        inner = data.get(holder)
-        if not isinstance(inner, dict) or (holder == "adapter" and "name" in inner):
-            continue
-        for key in keys or list(inner):
-            if isinstance(inner.get(key), str):
-                inner[key] = {"name": inner[key]}
+        _expand(trial, key)
+    for holder in ("encoders", "adapter", "missing"):
+        inner = trial.get(holder)
+        if isinstance(inner, dict) and not (holder == "adapter" and "name" in inner):
+            for key in ("protocol",) if holder == "missing" else list(inner):
+                _expand(inner, key)
+    return trial
+
+
+def _expand(holder: dict[str, Any], key: str) -> None:
+    if isinstance(holder.get(key), str):
+        holder[key] = {"name": holder[key]}
 
 
 def _check_top(data: dict[str, Any], faults: list[Fault]) -> None:
@@ -156,9 +160,30 @@ def _check_top(data: dict[str, Any], faults: list[Fault]) -> None:
     name = data.get("name")
     if name is not None and (not isinstance(name, str) or not name.strip() or "/" in name):
         faults.append(Fault("name", f"{name!r} names no sweep; write text without '/'"))
+
+
+def _check_trial(trial: Mapping[str, Any], faults: list[Fault]) -> None:
+    """Check that components stand where they must."""
     for key in ("dataset", "strategy", "fusion", "procedure"):
-        if data.get(key) is not None:
-            component(data[key], key, faults)
+        if trial[key] is not None:
+            component(trial[key], key, faults)
+    for key in ("encoders", "missing"):
+        if trial[key] is not None and (not isinstance(trial[key], dict) or not trial[key]):
+            faults.append(Fault(key, f"{trial[key]!r} is no mapping of keys to values"))
+    if not isinstance(trial["adapter"], dict):
+        faults.append(
+            Fault("adapter", f"{trial['adapter']!r} is no component, and no mapping of modalities to some")
+        )
+
+
+def _check_overrides(overrides: Sequence[str], axes: Any, faults: list[Fault]) -> None:
+    """Refuse an override that an axis would set again for every cell."""
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        for axis in axes if isinstance(axes, dict) else ():
+            if axis in (key, f"{key}.name"):
+                advice = f"override the axis instead: 'search.axes.{axis}=[…]'"
+                faults.append(Fault(key, f"has no effect, since the file sweeps '{axis}'; {advice}"))
 
 
 CHOICES = {"run.on_error": ("continue", "stop")}
@@ -183,7 +208,8 @@ def _check_values(sweep: Mapping[str, Any], faults: list[Fault]) -> None:
     seeds = get_path(sweep, "search.seeds")
     if isinstance(seeds, list) and (not seeds or len(set(map(str, seeds))) < len(seeds)):
         faults.append(Fault("search.seeds", f"{seeds} must be one or more different whole numbers"))
-    for figure, direction in (get_path(sweep, "search.objective") or {}).items():
+    objective = get_path(sweep, "search.objective")
+    for figure, direction in objective.items() if isinstance(objective, dict) else ():
         if direction not in ("maximize", "minimize"):
             faults.append(Fault(f"search.objective.{figure}", f"{direction!r} is none of maximize, minimize"))
 

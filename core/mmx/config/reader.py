@@ -4,7 +4,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar, Union
+from typing import Any, Union
 
 from mmx.config.specs import ComponentSpec
 from mmx.errors import Fault, did_you_mean
@@ -13,27 +13,31 @@ NOTHING: Any = object()
 """Stands for a value that could not be read; a fault tells why."""
 
 
-Record = TypeVar("Record")
+def read(cls: type, data: Any, key: str, faults: list[Fault]) -> Any:
+    """Read a mapping into a dataclass; unknown keys, wrong types and missing keys become faults.
 
-
-def read(cls: type[Record], data: Any, key: str, faults: list[Fault]) -> Record:
-    """Read a mapping into a dataclass; unknown keys, wrong types and missing keys become faults."""
+    NOTHING where there was a fault.
+    """
     if not isinstance(data, Mapping):
         faults.append(Fault(key, f"{data!r} is no mapping of keys to values"))
         return NOTHING
     hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known = {f.name: f for f in dataclasses.fields(cls)}
     for name in data:
         if name not in known:
             faults.append(Fault(_join(key, name), f"unknown key.{did_you_mean(str(name), known)}"))
     values = {n: convert(data[n], hints[n], _join(key, n), faults) for n in known if n in data}
     for name, f in known.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in data:
+        if _is_required(f) and name not in data:
             faults.append(Fault(_join(key, name), "is missing; write it down"))
-    if any(v is NOTHING for v in values.values()) or faults:
+    missing = [n for n, f in known.items() if n not in data and _is_required(f)]
+    if any(v is NOTHING for v in values.values()) or missing or set(data) - set(known):
         return NOTHING
     return cls(**values)
+
+
+def _is_required(f: dataclasses.Field[Any]) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 
 
 def convert(value: Any, hint: Any, key: str, faults: list[Fault]) -> Any:
@@ -51,7 +55,8 @@ def convert(value: Any, hint: Any, key: str, faults: list[Fault]) -> Any:
         return _either(value, arguments, key, faults)
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(convert(v, arguments[0], f"{key}[{i}]", faults) for i, v in enumerate(items))
+        found = [convert(v, arguments[0], f"{key}[{i}]", faults) for i, v in enumerate(items)]
+        return NOTHING if any(v is NOTHING for v in found) else tuple(found)
     return _mapping(value, arguments[1], key, faults)
 
 
@@ -85,14 +90,15 @@ def _mapping(value: Any, hint: Any, key: str, faults: list[Fault]) -> Any:
     if not isinstance(value, Mapping):
         faults.append(Fault(key, f"{value!r} is no mapping of keys to values"))
         return NOTHING
-    return {str(k): convert(v, hint, _join(key, str(k)), faults) for k, v in value.items()}
+    found = {str(k): convert(v, hint, _join(key, str(k)), faults) for k, v in value.items()}
+    return NOTHING if any(v is NOTHING for v in found.values()) else found
 
 
 def _join(key: str, name: Any) -> str:
     return f"{key}.{name}" if key else str(name)
 
 
-def component(data: Any, key: str, faults: list[Fault]) -> ComponentSpec:
+def component(data: Any, key: str, faults: list[Fault]) -> Any:
     """Read a component: a name, or a mapping with `name` and options."""
     if isinstance(data, str) and data:
         return ComponentSpec(data)

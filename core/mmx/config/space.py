@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from mmx.config.load import TRIAL_KEYS, get_path, set_path
+from mmx.config.load import TRIAL_KEYS, expand_components, get_path, set_path
 from mmx.config.specs import SearchSpec, digest
 from mmx.errors import Fault, did_you_mean
 
@@ -48,6 +48,7 @@ def apply(trial: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, An
     data = copy.deepcopy(dict(trial))
     for path, value in sorted(assigned.items(), key=lambda item: _depth(item[0])):
         set_path(data, path.split("."), copy.deepcopy(value))
+        expand_components(data)
     return data
 
 

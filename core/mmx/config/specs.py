@@ -88,9 +88,9 @@ class TrialSpec:
 
     @property
     def point(self) -> str:
-        """Content hash of all but the seed; key order does not matter."""
+        """Content hash of all that numbers depend on but the seed; key order does not matter."""
         content = self.to_dict()
-        del content["seed"]
+        del content["seed"], content["training"]["loader_workers"]
         return digest(content)
 
 
@@ -159,6 +159,14 @@ def plain(value: Any) -> Any:
 
 
 def digest(content: Any) -> str:
-    """Hash plain data, whatever the order of its keys."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    """Hash plain data, whatever the order of its keys, and whether 1 is written 1 or 1.0."""
+    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

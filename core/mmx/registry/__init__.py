@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,6 +66,8 @@ class _Source:
     name: str
     distribution: str
     version: str
+    key: str
+    """Its name in pluggy's manager."""
 
 
 class Registry:
@@ -74,6 +76,7 @@ class Registry:
     def __init__(self) -> None:
         self.offers: list[Offer] = []
         self.problems: list[Problem] = []
+        self.traces = False
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(hookspecs)
 
@@ -81,12 +84,10 @@ class Registry:
     def load(cls, environ: Mapping[str, str] = os.environ, files: Iterable[Path] = ()) -> "Registry":
         """Walk the entry points, the built-ins first, then one-off plugin files."""
         registry = cls()
-        if environ.get("MMX_TRACE_PLUGINS"):
-            registry.manager.trace.root.setwriter(lambda text: sys.stderr.write(text))
-            registry.manager.enable_tracing()
+        registry.traces = bool(environ.get("MMX_TRACE_PLUGINS"))
         disabled, only = (_names(environ, f"MMX_{verb}_PLUGINS") for verb in ("DISABLE", "LOAD"))
         for point in sorted(entry_points(group=PROJECT), key=_order):
-            source = _Source(point.name, *_origin(point))
+            source = _Source(point.name, *_origin(point), key=f"{_origin(point)[0]}:{point.name}")
             if source.distribution in disabled:
                 registry._quarantine(source, "disabled by MMX_DISABLE_PLUGINS", state="disabled")
             elif only and source.distribution not in {OWN, *only}:
@@ -104,33 +105,44 @@ class Registry:
         # The content is part of the name, so that an edited file is read anew within one process.
         digest = hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:8]
         name = f"mmx_file_{file.stem}_{digest}"
-        self._admit(_Source(file.stem, file.name, "file"), (name, file))
+        self._admit(_Source(file.stem, file.name, "file", key=name), (name, file))
 
-    def _admit(self, source: _Source, origin: EntryPoint | tuple[str, Path]) -> None:
+    def _admit(self, source: _Source, origin: Any) -> None:
+        """Import an entry point (of the standard library or of its backport) or a (name, file)."""
         try:
-            module = origin.load() if isinstance(origin, EntryPoint) else _import_file(*origin)
+            module = _import_file(*origin) if type(origin) is tuple else origin.load()
         except (Exception, SystemExit) as error:  # noqa: BLE001 a stranger's import may raise anything
             return self._quarantine(source, f"cannot be imported: {type(error).__name__}: {error}")
-        return self.add_plugin(module, source.name, source.distribution, source.version)
+        return self._add(module, source)
 
     def add_plugin(self, plugin: Any, name: str, distribution: str, version: str) -> None:
         """Register one plugin and collect what it offers; put it in quarantine where that fails."""
-        source = _Source(name, distribution, version)
-        key = f"{distribution}:{name}"
+        self._add(plugin, _Source(name, distribution, version, key=f"{distribution}:{name}"))
+
+    def _add(self, plugin: Any, source: _Source) -> None:
+        registered = False
         try:
-            self.manager.register(plugin, name=key)
+            self.manager.register(plugin, name=source.key)
+            registered = True
             self._check_hooks(plugin)
             offers = [
-                Offer(kind, component, distribution, version)
+                Offer(kind, component, source.distribution, source.version)
                 for kind, hook in KINDS.items()
                 for component in self._call(plugin, hook)
             ]
-        except Exception as error:  # noqa: BLE001 a stranger's hook may raise anything
-            if self.manager.has_plugin(key):
-                self.manager.unregister(name=key)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 a stranger's hook may raise anything
+            if registered:
+                self.manager.unregister(name=source.key)
             return self._quarantine(source, str(error) or type(error).__name__)
         self.offers += offers
+        self._trace(
+            source, f"offers {', '.join(f'{o.kind} {o.component.name}' for o in offers) or 'observers only'}"
+        )
         return None
+
+    def _trace(self, source: _Source, told: str) -> None:
+        if self.traces:
+            sys.stderr.write(f"mmx: plugin {source.key} {source.version} {told}\n")
 
     def _check_hooks(self, plugin: Any) -> None:
         """Refuse misspelt hooks, and a plugin without any (pluggy accepts both silently)."""
@@ -146,15 +158,16 @@ class Registry:
         function = getattr(plugin, hook, None)
         if function is None or self.manager.parse_hookimpl_opts(plugin, hook) is None:
             return []
-        components = function()
+        components = list(function())
         for component in components:
             if not isinstance(component, Component):
                 raise PluginError(f"{hook} gave {component!r}, which is no mmx.Component")
             if not NAME.fullmatch(component.name) or component.path.count(":") != 1:
                 raise PluginError(f"{hook} gave name '{component.name}', path '{component.path}': wrong form")
-        return list(components)
+        return components
 
     def _quarantine(self, source: _Source, reason: str, state: str = "broken") -> None:
+        self._trace(source, f"{state}: {reason}")
         self.problems.append(Problem(source.name, source.distribution, source.version, state, reason))
 
     def names(self, kind: str) -> list[str]:
@@ -176,8 +189,9 @@ class Registry:
         if matches:
             choices = ", ".join(f"'{o.distribution}:{bare}'" for o in matches)
             raise PluginError(f"{kind} '{bare}' is offered by several plugins; choose one of {choices}")
-        hint = did_you_mean(bare, self.names(kind))
         absent = [p for p in self.problems if distribution in {"", p.distribution}]
+        # Where a plugin could not be used, only a name that is all but right is taken for a slip of the pen.
+        hint = did_you_mean(bare, self.names(kind), cutoff=0.85 if absent else 0.6)
         if absent and (distribution or "Did you mean" not in hint):
             told = "; ".join(f"plugin '{p.distribution}' is {p.state}: {p.reason}" for p in absent)
             raise PluginError(f"unknown {kind} '{name}'; it may belong to what could not be used: {told}")
@@ -213,11 +227,11 @@ def _names(environ: Mapping[str, str], variable: str) -> set[str]:
     return {part.strip() for part in environ.get(variable, "").split(",") if part.strip()}
 
 
-def _origin(point: EntryPoint) -> tuple[str, str]:
+def _origin(point: Any) -> tuple[str, str]:
     return (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
 
 
-def _order(point: EntryPoint) -> tuple[bool, str, str]:
+def _order(point: Any) -> tuple[bool, str, str]:
     distribution = _origin(point)[0]
     return distribution != OWN, distribution, point.name
 

@@ -88,8 +88,14 @@ def bind(cls: type, given: Mapping[str, Any], key: str, label: str) -> tuple[dic
         value = given[name]
         if not fits(value, option.annotation):
             faults.append(Fault(f"{key}.{name}", f"{value!r} is no {option.type_name}, as {label} asks for"))
-        bound[name] = float(value) if option.annotation is float and isinstance(value, int) else value
+        bound[name] = float(value) if _reads_as_float(value, option.annotation) else value
     return bound, faults
+
+
+def _reads_as_float(value: Any, annotation: Any) -> bool:
+    """Tell whether a whole number stands where a float is meant (1 and 1.0 must be one point)."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    return isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -115,13 +121,17 @@ def _fits_class(value: Any, kind: Any) -> bool:
         return isinstance(value, (int, float))
     if kind in (int, str):
         return isinstance(value, kind)
+    if value is None:
+        return kind is object
+    if isinstance(value, (int, float)):
+        return kind in (object, complex)
     if isinstance(value, str):
         return not issubclass(kind, (Mapping, Sequence, bool))
     if isinstance(value, list):
         return issubclass(kind, Sequence) or issubclass(list, kind)
     if isinstance(value, dict):
         return issubclass(kind, Mapping) or issubclass(dict, kind)
-    return value is not None and kind is not bool
+    return kind is not bool
 
 
 def construct(cls: type, given: Mapping[str, Any], known: Mapping[str, Any]) -> Any:

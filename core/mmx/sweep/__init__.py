@@ -20,7 +20,7 @@ from mmx.sweep.engine import Engine, Limits, Watcher
 from mmx.sweep.page import write_page
 from mmx.sweep.plan import Plan, plan_sweep
 from mmx.sweep.resolve import flat_parameters
-from mmx.sweep.study import Search
+from mmx.sweep.study import Search, budget
 from mmx.sweep.summary import Standing, axes_of, parent_curves, standings, write_leaderboard
 
 STATES = ("done", "missing", "failed", "running")
@@ -80,7 +80,7 @@ def point_states(plan: Plan, records: list[TrialRecord]) -> list[dict[str, Any]]
                 {"point": r.point, "seed": seed, "state": r.state, "cell": cell.id, "spec": dict(r.params)}
                 for r in drawn
             ]
-            for _ in range(plan.sweep.search.trials_per_cell - len(drawn)):
+            for _ in range(budget(cell.raw.tune, plan.sweep.search.trials_per_cell) - len(drawn)):
                 row = {"point": f"{cell.id}/undrawn", "seed": seed, "state": "missing", "cell": cell.id}
                 listed.append({**row, "spec": {**cell.spec.to_dict(), "seed": seed}})
     return listed

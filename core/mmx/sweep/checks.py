@@ -81,8 +81,10 @@ def _check_rates(bench: Bench, spec: TrialSpec, modalities: tuple[str, ...], fau
             faults.append(Fault("missing.eval.targets", f"'{target}' is no target.{hint}"))
             continue
         asked += [("missing.eval.rates", target_rate(target, r)) for r in spec.missing.eval.rates]
-    if len(set(spec.missing.eval.rates)) < len(spec.missing.eval.rates) or not spec.missing.eval.rates:
-        faults.append(Fault("missing.eval.rates", "must be one or more different rates"))
+    rates = spec.missing.eval.rates
+    if not rates or len({round(100 * r) for r in rates}) < len(rates):
+        message = "must be one or more different rates, a whole percent (their step in the log) apart"
+        faults.append(Fault("missing.eval.rates", message))
     for key, rate in asked:
         try:
             rate_of_each(rate, modalities)

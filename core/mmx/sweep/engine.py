@@ -1,5 +1,6 @@
 """Runs what is missing of a sweep: skips what is done, retries what failed, loses nothing."""
 
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from mmx.registry import Registry
 from mmx.sweep.artifacts import keep_trial
 from mmx.sweep.plan import Cell, Plan
 from mmx.sweep.resolve import Resolver, flat_parameters
-from mmx.sweep.study import Search
+from mmx.sweep.study import Search, budget
 from mmx.sweep.summary import selected
 from mmx.train import Figures
 from mmx.trial import run_trial
@@ -90,11 +91,17 @@ class Engine:
             self.search.note(cell.spec.point, facts, values)
 
     def _run_tuned(self, cell: Cell) -> None:
-        """Ask Optuna until the cell has its budget of completed trials, or as many have been tried."""
-        budget = self.plan.sweep.search.trials_per_cell
+        """Ask Optuna until the cell has its budget of different trials; failed ones are not asked for twice.
+
+        What was tried to the end before is looked at first: a seed may have been added since.
+        """
         study = self.search.cell(cell.id)
-        missing = budget - len(study.completed())
-        for _ in range(missing):
+        for tried in study.completed():
+            self._run_point(cell, self._tuned_spec(cell, tried))
+        wanted = budget(cell.raw.tune, self.plan.sweep.search.trials_per_cell)
+        if wanted < self.plan.sweep.search.trials_per_cell:
+            study.enumerate(cell.raw.tune)
+        for _ in range(wanted - len(study.completed())):
             if self.limits.reached():
                 raise Stopped
             proposal = study.ask(cell.raw.tune)
@@ -207,6 +214,8 @@ def observe(registry: Registry, hook: str, **facts: Any) -> None:
     """Call an observer hook of every plugin, each on its own."""
     import warnings
 
+    if registry.traces:
+        sys.stderr.write(f"mmx: hook {hook}\n")
     for implementation in getattr(registry.manager.hook, hook).get_hookimpls():
         wanted = {name: facts[name] for name in implementation.argnames}
         try:

@@ -10,6 +10,7 @@ import torch
 from mmx.config import TrialSpec
 from mmx.contracts import TrialRecord
 from mmx.sweep.plan import Plan
+from mmx.sweep.study import budget
 from mmx.trial import Bench
 
 STEPS = 2
@@ -24,7 +25,7 @@ def seconds_left(plan: Plan, records: Sequence[TrialRecord]) -> float:
     total = 0.0
     for cell in plan.cells:
         name = cell.spec.strategy.name
-        points = plan.sweep.search.trials_per_cell if cell.raw.tune else 1
+        points = budget(cell.raw.tune, plan.sweep.search.trials_per_cell) if cell.raw.tune else 1
         drawn = {(r.point, r.seed) for r in records if r.cell == cell.id and r.state == "done"}
         missing = points * len(plan.sweep.search.seeds) - len(drawn & done)
         if missing > 0:

@@ -5,11 +5,13 @@ the same budget and its sampler learns from its own trials alone; others have on
 """
 
 import logging
+import math
 import os
 import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import optuna
@@ -30,6 +32,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 WORKER = "mmx.worker"
 POINT = "mmx.point"
+OBJECTIVE = "mmx.objective"
+LARGEST_GRID = 200
+"""Up to so many combinations a tuned space is enumerated: samplers would repeat themselves in it."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,10 @@ class Search:
 
     def __init__(self, sweep: SweepSpec, address: str, objective: Mapping[str, str]) -> None:
         self.sweep = sweep
+        self.figures = list(objective)
         self.directions: list[Any] = list(objective.values())
         self.storage = _open(address)
+        self._check_stored()
 
     def _study(self, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
         study = optuna.create_study(
@@ -58,13 +65,25 @@ class Search:
             sampler=sampler,
             load_if_exists=True,
         )
-        stored = [d.name.lower() for d in study.directions]
-        if stored != self.directions:
-            raise InputError(
-                f"study '{name}' was begun with directions {stored}, now search.objective says "
-                f"{self.directions}; give the sweep another name"
-            )
+        study.set_user_attr(OBJECTIVE, self.figures)
         return study
+
+    def _check_stored(self) -> None:
+        """Refuse an objective that is not the one that the sweep's studies were begun with.
+
+        Optuna keeps the stored direction without saying so, and knows nothing of figures.
+        """
+        for stored in optuna.get_all_study_summaries(storage=self.storage):
+            if stored.study_name == self.sweep.name or stored.study_name.startswith(f"{self.sweep.name}/"):
+                directions = [d.name.lower() for d in stored.directions]
+                figures = stored.user_attrs.get(OBJECTIVE, self.figures)
+                if (directions, figures) != (self.directions, self.figures):
+                    was = dict(zip(figures, directions, strict=False))
+                    now = dict(zip(self.figures, self.directions, strict=True))
+                    raise InputError(
+                        f"search.objective: the sweep '{self.sweep.name}' was begun with {was}, the file now "
+                        f"says {now}; give the sweep another name"
+                    )
 
     def cell(self, cell: str) -> "CellSearch":
         """Open the study of one cell."""
@@ -109,9 +128,22 @@ class CellSearch:
                 self.study.enqueue_trial(trial.params)
                 done.append(trial.params)
 
-    def completed(self) -> list[FrozenTrial]:
-        """List the trials that have a value."""
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    def completed(self) -> list[dict[str, Any]]:
+        """List the different tuned values that have been tried to the end."""
+        done: list[dict[str, Any]] = []
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if trial.params not in done:
+                done.append(dict(trial.params))
+        return done
+
+    def enumerate(self, tune: Mapping[str, Mapping[str, Any]]) -> None:
+        """Queue every combination of a small finite space that was not tried yet."""
+        space = combinations(tune)
+        trials = self.study.get_trials(deepcopy=False)
+        known = [t.params or t.system_attrs.get("fixed_params") for t in trials]
+        for values in space or []:
+            if values not in known:
+                self.study.enqueue_trial(values)
 
     def ask(self, tune: Mapping[str, Mapping[str, Any]]) -> Proposal:
         """Propose values for the tuned parameters."""
@@ -124,6 +156,28 @@ class CellSearch:
         proposal.handle.set_user_attr(POINT, point)
         state = TrialState.FAIL if values is None else None
         self.study.tell(proposal.handle, values, state=state)
+
+
+def combinations(tune: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """List a small finite space; None where it is continuous or large."""
+    values = []
+    for tuned in tune.values():
+        chosen = distribution(tuned)
+        if isinstance(chosen, CategoricalDistribution):
+            values.append(list(chosen.choices))
+        elif isinstance(chosen, IntDistribution) and (chosen.high - chosen.low) / chosen.step < LARGEST_GRID:
+            values.append(list(range(chosen.low, chosen.high + 1, chosen.step)))
+        else:
+            return None
+    if math.prod(len(v) for v in values) > LARGEST_GRID:
+        return None
+    return [dict(zip(tune, combination, strict=True)) for combination in product(*values)]
+
+
+def budget(tune: Mapping[str, Mapping[str, Any]], trials: int) -> int:
+    """Give how many different trials a cell can have, at most `trials`."""
+    space = combinations(tune)
+    return trials if space is None else min(trials, len(space))
 
 
 def distribution(tuned: Mapping[str, Any]) -> BaseDistribution:

@@ -24,7 +24,7 @@ class Outcome:
     """What training changed: adapters, tokens, heads."""
     mask_digest: str = ""
 
-    def set(self, name: str, value: float, step: int = 0) -> None:
+    def set(self, name: str, value: float | int, step: int = 0) -> None:
         """Note a figure."""
         self.metrics.setdefault(name, {})[step] = float(value)
 

@@ -11,7 +11,7 @@ from mmx.contracts import Encoder, Tokens
 
 
 class Mlp(Encoder):
-    """Feature vector (batch, features) to one token, by `depth` GELU layers of `width`.
+    """Feature vector (batch, features) to one token, by `depth` GELU layers of `units`.
 
     Tensors of more axes are flattened. It takes no prompts: there is no sequence to put them in front of.
     """
@@ -19,10 +19,10 @@ class Mlp(Encoder):
     kind: ClassVar[str] = "vector"
     lora_targets: ClassVar[str] = r"layers\.\d+"
 
-    def __init__(self, example: Tensor, width: int = 64, depth: int = 2) -> None:
+    def __init__(self, example: Tensor, units: int = 64, depth: int = 2) -> None:
         super().__init__()
-        self.width = width
-        sizes = [example.numel()] + [width] * depth
+        self.width = units
+        sizes = [example.numel()] + [units] * depth
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, raw: Tensor, prompts: Any = None) -> Tokens:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmx.contracts import Modality, Pattern, Presence, Protocol
-from mmx.errors import InputError
+from mmx.errors import InputError, did_you_mean
 from mmx.protocols import Rate, rate_of_each, to_presence, uniforms
 
 
@@ -17,7 +17,9 @@ class PerSample(Protocol):
     ⌊N·rate⌋ samples; a draw a sample, so that a mask hangs on nothing but its own id, is our choice.
     """
 
-    def __init__(self, which: str | None = None) -> None:
+    def __init__(self, modalities: Sequence[str] = (), which: str | None = None) -> None:
+        if which is not None and modalities and which not in modalities:
+            raise InputError(f"per_sample: which '{which}' is no modality.{did_you_mean(which, modalities)}")
         self.which = which
 
     def draw(
