@@ -116,6 +116,10 @@ class Encoder(nn.Module, ABC):
     width: int
     """Width of its tokens."""
 
+    def class_embedding(self) -> Float[Tensor, "width"] | None:
+        """Give what enters as the class token, its position included; None where there is none."""
+        return None
+
     @abstractmethod
     def forward(self, raw: Tensor, prompts: Any = None) -> Tokens:
         """Encode (batch, …). `prompts`: None, a tensor (batch, prompts, width), or `Prompts`."""
@@ -123,11 +127,21 @@ class Encoder(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What a strategy may know of an encoder: its own token width, and which prompts it takes."""
+    """What a strategy may know of an encoder: its own token width, which prompts it takes, and a copy of its
+    class token's embedding, from which tokens of the strategy's own may start.
+    """
 
     width: int
     accepts_prompts: bool
     prompt_layers: int
+    class_embedding: Float[Tensor, "width"] | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> "EncoderFacts":
+        """Read them off an encoder."""
+        embedding = encoder.class_embedding()
+        copy = None if embedding is None else embedding.detach().clone()
+        return cls(encoder.width, encoder.accepts_prompts, encoder.prompt_layers, copy)
 
 
 @dataclass(frozen=True)

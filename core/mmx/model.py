@@ -148,9 +148,7 @@ def build_model(
     known: dict[str, Any] = {"modalities": modalities, "task": dataset.task, "seed": spec.seed}
     encoders = {m: _build_encoder(m, spec, dataset, examples[m], known, registry) for m in modalities}
     known["width"] = max(e.width for e in encoders.values())
-    known["encoders"] = {
-        m: EncoderFacts(e.width, e.accepts_prompts, e.prompt_layers) for m, e in encoders.items()
-    }
+    known["encoders"] = {m: EncoderFacts.of(e) for m, e in encoders.items()}
     torch.manual_seed(derive_seed(spec.seed, "fusion"))
     fusion: Fusion = _construct(registry.load_class("fusion", spec.fusion.name), spec.fusion, "fusion", known)
     known["fusion_layers"] = fusion.prompt_layers if fusion.accepts_prompts else 0

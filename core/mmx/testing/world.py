@@ -41,6 +41,10 @@ class PromptableEncoder(Encoder):
         self.class_token = nn.Parameter(torch.randn(1, 1, WIDTH))
         self.transformer = Transformer(WIDTH, depth=2, heads=2)
 
+    def class_embedding(self) -> Tensor:
+        """Give the class token."""
+        return self.class_token[0, 0]
+
     def forward(self, raw: Tensor, prompts: Any = None) -> Tokens:
         """Encode as a class token and three more."""
         own = self.embed(raw.unflatten(1, (3, -1)))
@@ -87,9 +91,7 @@ def known_for(
         "width": WIDTH,
         "task": SingleLabel(classes=CLASSES),
         "seed": 0,
-        "encoders": {
-            m: EncoderFacts(e.width, e.accepts_prompts, e.prompt_layers) for m, e in encoders.items()
-        },
+        "encoders": {m: EncoderFacts.of(e) for m, e in encoders.items()},
         "fusion_layers": fusion_layers,
     }
 

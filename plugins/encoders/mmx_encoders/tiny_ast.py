@@ -46,6 +46,10 @@ class TinyAst(Encoder):
         if pretrained:
             load_shipped(self, "tiny_ast")
 
+    def class_embedding(self) -> Float[Tensor, "width"]:
+        """Give the class token, which has no position."""
+        return self.class_token
+
     def forward(self, raw: Float[Tensor, "batch samples"], prompts: Prompts | Tensor | None = None) -> Tokens:
         """Encode to [outputs of input-level prompts; class token; patches]."""
         return self.encode(self.spectrogram(raw), prompts)

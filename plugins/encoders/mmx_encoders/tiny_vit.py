@@ -39,6 +39,10 @@ class TinyVit(Encoder):
         if pretrained:
             load_shipped(self, "tiny_vit")
 
+    def class_embedding(self) -> Float[Tensor, "width"]:
+        """Give the class token, which has no position."""
+        return self.class_token
+
     def forward(
         self, raw: Float[Tensor, "batch channels height width"], prompts: Prompts | Tensor | None = None
     ) -> Tokens:

@@ -41,7 +41,9 @@ class MaskToken(Strategy):
     training sample has one modality hidden, evenly chosen ([choice] M/(M+1), so that all and each single
     loss are equally likely; 0: none); `source`: "auto" puts the token in front of the encoder's input where
     the encoder takes prompts [choice], else lets it cross-attend to the output; "output" always the latter;
-    "constant" is a learned token that sees no input (the control without proxies).
+    "constant" is a learned token that sees no input (the control without proxies); `start`: in-encoder tokens
+    start as noisy copies of the encoder's class token, so that what they read is of use from the first step,
+    or as "noise" N(0, 0.02²) [choice].
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class MaskToken(Strategy):
         stop_gradient: bool = True,
         dropout: float | None = None,
         source: Literal["auto", "output", "constant"] = "auto",
+        start: Literal["class_token", "noise"] = "class_token",
     ) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
@@ -67,8 +70,10 @@ class MaskToken(Strategy):
         self.proxies = nn.ParameterDict()
         self.readers = nn.ModuleDict()
         for m in self.modalities if count > 1 else ():
-            own = encoders[m].width if m in self.inside else width
-            self.proxies[m] = nn.Parameter(torch.randn(count - 1, own) * 0.02)  # [choice] N(0, 0.02²)
+            facts = encoders[m]
+            noise = torch.randn(count - 1, facts.width if m in self.inside else width) * 0.02
+            copied = facts.class_embedding if m in self.inside and start == "class_token" else None
+            self.proxies[m] = nn.Parameter(noise if copied is None else noise + copied.cpu())
             if m not in self.inside and not self.constant:
                 self.readers[m] = _Reader(width)
 
