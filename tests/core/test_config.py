@@ -484,3 +484,14 @@ def test_template_that_init_writes_can_be_planned(template: str) -> None:
 
     plan = open_plan(Path(str(files("mmx.cli").joinpath("templates", template))))
     assert plan.cells
+
+
+def test_option_of_the_files_own_name_survives_an_axis_under_a_condition(plan_toy: PlanToy) -> None:
+    axes = {
+        "strategy.name": ["zero_fill", "skip"],
+        "fusion.name": {"values": ["mean_logits"], "when": {"strategy.name": "skip"}},
+    }
+    plan = plan_toy({"fusion": {"name": "concat", "hidden": 8}, "search": {"axes": axes}})
+    fusions = {c.spec.strategy.name: dict(c.spec.fusion.options) for c in plan.cells}
+    assert fusions["zero_fill"]["hidden"] == 8
+    assert fusions["skip"] == {}

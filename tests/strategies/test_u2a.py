@@ -235,3 +235,26 @@ def test_summary_of_a_filled_slot_is_valid() -> None:
     tokens, there = given(PRESENCE, front=1)
     filled = strategy().eval().fill(tokens, there, None).tokens
     assert all(bool(first_token(t)[1].all()) for t in filled.values())
+
+
+def test_read_only_proxy_leaves_what_is_there_as_it_would_be_without() -> None:
+    torch.manual_seed(0)
+    encoder = world.PromptableEncoder().eval()
+    facts = {m: EncoderFacts.of(encoder) for m in world.names(2)}
+    raw, present = torch.randn(ROWS, world.FEATURES), torch.ones(ROWS, dtype=torch.bool)
+    presence = dict.fromkeys(world.names(2), present)
+    plain = encoder(raw).values
+    for read_only, same in ((True, True), (False, False)):
+        model = MaskToken(world.names(2), world.WIDTH, facts, read_only=read_only)
+        own = encoder(raw, prompts=model.prompts("m0", presence)).values[:, 1:]
+        assert torch.allclose(own, plain, atol=1e-5) == same
+
+
+def test_proxy_starts_as_a_copy_of_the_class_token() -> None:
+    torch.manual_seed(0)
+    encoder = world.PromptableEncoder()
+    facts = {m: EncoderFacts.of(encoder) for m in world.names(2)}
+    copied = MaskToken(world.names(2), world.WIDTH, facts).proxies["m0"]
+    assert float((copied - encoder.class_token[0]).abs().max()) < 0.1
+    noise = MaskToken(world.names(2), world.WIDTH, facts, start="noise").proxies["m0"]
+    assert float(noise.abs().max()) < 0.1

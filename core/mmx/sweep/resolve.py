@@ -1,5 +1,6 @@
 """Resolves components: names to classes, options checked and defaults written out."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -107,7 +108,10 @@ class Resolver:
         if not names:
             return dict(given.options)
         known = options(cls)
-        fit_another = {o for name in names for o in options(self.registry.load_class(kind, name))}
+        fit_another: set[str] = set()
+        for name in names:
+            with contextlib.suppress(InputError):  # an unknown name is told where its own cell is resolved
+                fit_another |= set(options(self.registry.load_class(kind, name)))
         return {
             o: value
             for o, value in given.options.items()
@@ -115,9 +119,14 @@ class Resolver:
         }
 
     def _names_of_axis(self, key: str) -> list[str]:
+        """List the names that a component takes in the sweep, where an axis goes over them.
+
+        Under a condition the file's own name is one of them: it holds where the condition does not.
+        """
         axis = self.sweep.search.axes.get(f"{key}.name", [])
-        values = axis.get("values", []) if isinstance(axis, Mapping) else axis
-        return [v for v in values if isinstance(v, str)]
+        if isinstance(axis, Mapping):
+            axis = [*axis.get("values", []), get_path(self.sweep.trial, f"{key}.name")]
+        return [v for v in axis if isinstance(v, str)]
 
     def _advise(self, fault: Fault, key: str, assigned: Mapping[str, Any]) -> Fault:
         """Tell how an option that only some names take is swept."""

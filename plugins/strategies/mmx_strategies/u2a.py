@@ -21,11 +21,13 @@ from mmx.contracts import (
     Filled,
     Modality,
     Presence,
+    Prompts,
     Strategy,
     TokenMap,
     Tokens,
     first_token,
 )
+from mmx.errors import InputError
 from mmx_strategies.stand_in import stand_in
 
 
@@ -41,9 +43,10 @@ class MaskToken(Strategy):
     training sample has one modality hidden, evenly chosen ([choice] M/(M+1), so that all and each single
     loss are equally likely; 0: none); `source`: "auto" puts the token in front of the encoder's input where
     the encoder takes prompts [choice], else lets it cross-attend to the output; "output" always the latter;
-    "constant" is a learned token that sees no input (the control without proxies); `start`: in-encoder tokens
-    start as noisy copies of the encoder's class token, so that what they read is of use from the first step,
-    or as "noise" N(0, 0.02²) [choice].
+    "constant" is a learned token that sees no input (the control without proxies); `start`: tokens in the
+    encoder start as noisy copies of its class token, so that what they read is of use from the first step, or
+    as "noise" N(0, 0.02²) [choice]. `read_only`: no other token attends to a proxy, so that the class token
+    of what is there is what it would be without them (variant B; False is variant A) [choice].
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class MaskToken(Strategy):
         dropout: float | None = None,
         source: Literal["auto", "output", "constant"] = "auto",
         start: Literal["class_token", "noise"] = "class_token",
+        read_only: bool = False,
     ) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
@@ -63,9 +67,13 @@ class MaskToken(Strategy):
         self.alignment = alignment
         self.uses_targets = alignment != 0
         self.stop_gradient = stop_gradient
+        self.read_only = read_only
         self.dropout = count / (count + 1) if dropout is None else dropout
         self.others = {m: tuple(n for n in self.modalities if n != m) for m in self.modalities}
         self.inside = [m for m in self.modalities if source == "auto" and encoders[m].accepts_prompts]
+        for m in self.inside if read_only else ():
+            if not encoders[m].prompt_layers:
+                raise InputError(f"strategy 'mask_token': the encoder of '{m}' takes no read-only prompts")
         self.constant = source == "constant"
         self.proxies = nn.ParameterDict()
         self.readers = nn.ModuleDict()
@@ -86,11 +94,12 @@ class MaskToken(Strategy):
         which = torch.randint(len(self.modalities), complete.shape, device=complete.device)
         return {m: presence[m] & ~(hit & (which == i)) for i, m in enumerate(self.modalities)}
 
-    def prompts(self, modality: Modality, presence: Presence) -> Tensor | None:
+    def prompts(self, modality: Modality, presence: Presence) -> Prompts | Tensor | None:
         """Give the proxies that go through this modality's encoder, the same for every row."""
         if modality not in self.inside or modality not in self.proxies:
             return None
-        return self.proxies[modality][None].expand(len(presence[modality]), -1, -1)
+        proxies = self.proxies[modality][None].expand(len(presence[modality]), -1, -1)
+        return Prompts(proxies[:, None], read_only=True) if self.read_only else proxies
 
     def fill(self, tokens: TokenMap, presence: Presence, targets: TokenMap | None) -> Filled:
         """Fill each slot, and in training align the proxies with what they stand for."""
