@@ -6,8 +6,6 @@ the same budget and its sampler learns from its own trials alone; others have on
 
 import logging
 import math
-import os
-import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mmx.config import ComponentSpec, SweepSpec
 from mmx.errors import InputError, MmxError
 from mmx.protocols import derive_seed
+from mmx.worker import is_gone, this_worker
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -148,7 +147,7 @@ class CellSearch:
     def ask(self, tune: Mapping[str, Mapping[str, Any]]) -> Proposal:
         """Propose values for the tuned parameters."""
         trial = self.study.ask({path: distribution(t) for path, t in tune.items()})
-        trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+        trial.set_user_attr(WORKER, this_worker())
         return Proposal(trial.number, dict(trial.params), trial)
 
     def tell(self, proposal: Proposal, point: str, values: Sequence[float] | None) -> None:
@@ -206,18 +205,8 @@ def _sampler(spec: ComponentSpec, cell: str, count: int) -> optuna.samplers.Base
 
 def _is_mine_or_gone(trial: FrozenTrial) -> bool:
     """Tell whether a running trial's process is this one (which has just started) or no longer lives."""
-    host, _, pid = trial.user_attrs.get(WORKER, "").rpartition(":")
-    if host and host != socket.gethostname():
-        return False
-    if not pid or int(pid) == os.getpid():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    worker = trial.user_attrs.get(WORKER, "")
+    return worker in ("", this_worker()) or is_gone(worker)
 
 
 def _open(address: str) -> BaseStorage:

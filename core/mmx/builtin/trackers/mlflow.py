@@ -8,7 +8,6 @@ import contextlib
 import math
 import os
 import re
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,7 +109,7 @@ class Mlflow(Tracker):
             "mmx.seed": str(record.seed),
             "mmx.cell": record.cell,
             "mmx.attempt": str(record.attempt),
-            "mmx.worker": f"{socket.gethostname()}:{os.getpid()}",
+            "mmx.worker": this_worker(),
             "mlflow.parentRunId": self.parent,
         }
         run = self.client.create_run(self.experiment, tags=own, run_name=title)
@@ -204,7 +203,7 @@ class Mlflow(Tracker):
     def _record(self, run: Run) -> TrialRecord:
         tags = run.data.tags
         state, reason = STATES[run.info.status], tags.get("mmx.state_reason", "")
-        if state == "running" and _is_gone(tags.get("mmx.worker", "")):
+        if state == "running" and is_gone(tags.get("mmx.worker", "")):
             state, reason = "failed", "its worker is gone"
             self.client.set_tag(run.info.run_id, "mmx.state_reason", reason)
             self.client.set_terminated(run.info.run_id, status="KILLED")
@@ -249,20 +248,6 @@ class _MlflowTrial(TrialLog):
 def _key(name: str) -> str:
     """Make a name that MLflow takes."""
     return FORBIDDEN.sub("_", name)
-
-
-def _is_gone(worker: str) -> bool:
-    """Tell whether a worker of this host no longer lives."""
-    host, _, pid = worker.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit() or int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def _reason(error: Any, store: str) -> str:
