@@ -116,7 +116,7 @@ class Encoder(nn.Module, ABC):
     width: int
     """Width of its tokens."""
 
-    def class_embedding(self) -> Float[Tensor, "width"] | None:
+    def class_embedding(self) -> Float[Tensor, " width"] | None:
         """Give what enters as the class token, its position included; None where there is none."""
         return None
 
@@ -134,7 +134,7 @@ class EncoderFacts:
     width: int
     accepts_prompts: bool
     prompt_layers: int
-    class_embedding: Float[Tensor, "width"] | None = None
+    class_embedding: Float[Tensor, " width"] | None = None
 
     @classmethod
     def of(cls, encoder: Encoder) -> "EncoderFacts":

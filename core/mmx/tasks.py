@@ -29,7 +29,7 @@ class Task(ABC):
         """Scores, the primary one first."""
 
     @abstractmethod
-    def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch"]:
+    def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, " batch"]:
         """Give one loss a sample."""
 
     @abstractmethod
@@ -73,7 +73,7 @@ class SingleLabel(Task):
             Score("auroc", metrics.macro_auroc),
         )
 
-    def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch"]:
+    def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, " batch"]:
         """Cross-entropy a sample."""
         return F.cross_entropy(logits, target, reduction="none")
 
@@ -111,7 +111,7 @@ class MultiLabel(Task):
             Score("auroc", metrics.macro_auroc),
         )
 
-    def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch"]:
+    def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, " batch"]:
         """Binary cross-entropy a sample, averaged over the labels."""
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
 
@@ -150,7 +150,7 @@ class Regression(Task):
             Score("pearson", metrics.pearson),
         )
 
-    def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch"]:
+    def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, " batch"]:
         """Absolute error a sample, averaged over the outputs."""
         return (logits - target.reshape(logits.shape)).abs().mean(dim=1)
 

@@ -12,7 +12,7 @@ Modality = str
 Pattern = frozenset[Modality]
 """An availability pattern: the modalities that are present."""
 
-Presence = Mapping[Modality, Bool[Tensor, "batch"]]
+Presence = Mapping[Modality, Bool[Tensor, " batch"]]
 """For each modality, whether each row has it."""
 
 
@@ -56,7 +56,7 @@ class Batch:
     ids: Sequence[str]
 
 
-def first_token(tokens: Tokens) -> tuple[Float[Tensor, "batch width"], Bool[Tensor, "batch"]]:
+def first_token(tokens: Tokens) -> tuple[Float[Tensor, "batch width"], Bool[Tensor, " batch"]]:
     """Give each row's summary token and whether it is valid; zeros where the modality is absent."""
     values, valid = tokens
     if values.shape[1] == 0:

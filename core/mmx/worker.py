@@ -10,7 +10,7 @@ def this_worker() -> str:
 
 
 def is_gone(worker: str) -> bool:
-    """Tell whether a worker of this host no longer lives; False for those elsewhere, of which nobody knows."""
+    """Tell whether a worker of this host no longer lives; False for those elsewhere, which nobody knows."""
     host, _, pid = worker.rpartition(":")
     if host != socket.gethostname() or not pid.isdigit():
         return False

@@ -32,7 +32,7 @@ class Source(NamedTuple):
     ids: Sequence[str]
     images: Sequence[Float[Tensor, "1 8 8"]]
     labels: Sequence[int]
-    clips: Mapping[int, Sequence[Float[Tensor, "samples"]]]
+    clips: Mapping[int, Sequence[Float[Tensor, " samples"]]]
 
 
 class Digits(Dataset):
@@ -85,7 +85,7 @@ class Digits(Dataset):
         image = image + self.image_noise * torch.randn(image.shape, generator=generator)
         return Sample(name, {"image": image, "audio": audio}, label)
 
-    def _place(self, clip: Float[Tensor, "samples"], generator: torch.Generator) -> Float[Tensor, "8000"]:
+    def _place(self, clip: Float[Tensor, " samples"], generator: torch.Generator) -> Float[Tensor, "8000"]:
         """Shift the clip within one second, add noise and scale the peak to at most 1."""
         free = min(SAMPLE_RATE - len(clip), round(self.max_shift * SAMPLE_RATE))
         start = int(torch.randint(free + 1, (), generator=generator))
@@ -147,7 +147,7 @@ def _rows(labels: np.ndarray) -> dict[str, list[int]]:
     return rows
 
 
-def _clips(split: str) -> dict[int, list[Float[Tensor, "samples"]]]:
+def _clips(split: str) -> dict[int, list[Float[Tensor, " samples"]]]:
     """Read the clips of a split by digit, undoing the mu-law."""
     with (files("mmx_datasets") / "data" / "spoken_digits.npz").open("rb") as file:
         data = dict(np.load(file, allow_pickle=False))

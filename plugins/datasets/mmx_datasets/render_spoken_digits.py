@@ -41,7 +41,7 @@ def choose(key: str, count: int) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % count
 
 
-def speak(word: str, voice: str) -> Float[np.ndarray, "samples"]:
+def speak(word: str, voice: str) -> Float[np.ndarray, " samples"]:
     """Speak a word at 8 kHz, peak 1, its silent ends cut; accent, pitch and speed follow from the names."""
     program = shutil.which("espeak-ng")
     if program is None:
@@ -58,7 +58,7 @@ def speak(word: str, voice: str) -> Float[np.ndarray, "samples"]:
     return (sound / np.abs(sound).max())[loud[0] : loud[-1] + 1][:SAMPLE_RATE]
 
 
-def mu_law(sound: Float[np.ndarray, "samples"]) -> UInt8[np.ndarray, "samples"]:
+def mu_law(sound: Float[np.ndarray, " samples"]) -> UInt8[np.ndarray, " samples"]:
     """Squeeze [-1, 1] into 8 bits, finer near zero (mu = 255)."""
     squeezed = np.sign(sound) * np.log1p(255 * np.abs(sound)) / np.log(256)
     return np.round((squeezed + 1) / 2 * 255).astype(np.uint8)

@@ -45,7 +45,7 @@ TAKES = 2
 BATCH, SAMPLES, SAMPLE_RATE = 128, 8000, 8000
 
 
-def speak(word: str, voice: str, take: int) -> Int16[np.ndarray, "samples"]:
+def speak(word: str, voice: str, take: int) -> Int16[np.ndarray, " samples"]:
     """Speak a word at 8 kHz, its silent ends cut; accent, pitch and speed follow from the names."""
     program = shutil.which("espeak-ng")
     if program is None:
@@ -74,7 +74,7 @@ class Speech:
         self.start = self.length.cumsum(0) - self.length
         self.label = torch.tensor([take[0] for take in takes])
 
-    def draw(self, count: int) -> tuple[Float[Tensor, "count 8000"], Int[Tensor, "count"]]:
+    def draw(self, count: int) -> tuple[Float[Tensor, "count 8000"], Int[Tensor, " count"]]:
         """Give noisy waveforms of 1 s, each stretched (and its pitch moved) and shifted, and their words."""
         rows = torch.randint(len(self.label), (count,))
         rate = torch.exp(0.12 * torch.randn(count)).clamp(0.75, 1.35)

@@ -46,7 +46,7 @@ class TinyAst(Encoder):
         if pretrained:
             load_shipped(self, "tiny_ast")
 
-    def class_embedding(self) -> Float[Tensor, "width"]:
+    def class_embedding(self) -> Float[Tensor, " width"]:
         """Give the class token, which has no position."""
         return self.class_token
 

@@ -39,7 +39,7 @@ class TinyVit(Encoder):
         if pretrained:
             load_shipped(self, "tiny_vit")
 
-    def class_embedding(self) -> Float[Tensor, "width"]:
+    def class_embedding(self) -> Float[Tensor, " width"]:
         """Give the class token, which has no position."""
         return self.class_token
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from mmx.contracts import Tokens
 
 
-def stand_in(tokens: Tokens, present: Bool[Tensor, "batch"], token: Float[Tensor, "#batch width"]) -> Tokens:
+def stand_in(tokens: Tokens, present: Bool[Tensor, " batch"], token: Float[Tensor, "#batch width"]) -> Tokens:
     """Make `token` the only valid token of the rows whose modality is absent."""
     values, valid = tokens
     if values.shape[1] == 0:

@@ -25,6 +25,7 @@ from mmx.builtin.trackers import mlflow_view
 from mmx.config.address import without_login
 from mmx.contracts import Tracker, TrialLog, TrialRecord
 from mmx.errors import InputError, MmxError
+from mmx.worker import is_gone, this_worker
 
 STATES = {
     "FINISHED": "done",
