@@ -146,19 +146,12 @@ def show_result(planned: "Plan", result: "Result", console: Any, address: str, a
     for column in [*axes, "seeds", *figures]:
         table.add_column(column.split("/")[-1], justify="left" if column in axes else "right")
     for row, standing in zip(rows, result.standings, strict=True):
-        table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *(_cell(standing, f) for f in figures))
+        table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *(standing.told(f) for f in figures))
     console.print(table)
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
     from mmx.config.address import without_login
 
     console.print(f"{counts}. Look: mmx ui --store {without_login(address)}", highlight=False)
-
-
-def _cell(standing: Any, figure: str) -> str:
-    value, spread = standing.mean(figure), standing.spread(figure)
-    if figure.startswith("cost/"):
-        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-    return f"{value:.3f} ± {spread:.3f}" if standing.seeds > 1 else f"{value:.3f}"
 
 
 def parse_duration(text: str) -> float:

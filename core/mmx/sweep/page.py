@@ -16,7 +16,8 @@ TEMPLATE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ name }}</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.25rem .7rem;text-align:right;
-border-bottom:1px solid #ddd}td.text,th.text{text-align:left}svg{max-width:100%;height:auto}
+border-bottom:1px solid #ddd;
+white-space:nowrap}td.text,th.text{text-align:left}svg{max-width:100%;height:auto}
 .scroll{overflow-x:auto}</style>
 <h1>{{ name }}</h1>
 <p>Points are ranked, and the best of each strategy picked, by {{ objective }} on the validation split. All
@@ -50,8 +51,7 @@ def write_page(
     rows = [
         {
             "axes": [s.params.get(a, "none") for a in axes],
-            "figures": [f"{s.mean(f):.3f} ± {s.spread(f):.3f}" for f in figures]
-            + [f"{s.mean('cost/trainable_params'):,.0f}"],
+            "figures": [s.told(f) for f in (*figures, "cost/trainable_params")],
         }
         for s in found
     ]

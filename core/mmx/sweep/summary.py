@@ -47,6 +47,13 @@ class Standing:
         found = self.values(figure)
         return stdev(found) if len(found) > 1 else pstdev(found or [0.0])
 
+    def told(self, figure: str) -> str:
+        """Write a figure for a reader: costs as they are, scores with their spread where seeds tell one."""
+        value = self.mean(figure)
+        if figure.startswith("cost/"):
+            return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+        return f"{value:.3f} ± {self.spread(figure):.3f}" if self.seeds > 1 else f"{value:.3f}"
+
 
 def standings(records: Iterable[TrialRecord], objective: Mapping[str, str]) -> list[Standing]:
     """Rank the points that have a finished seed, best first by the first objective on validation."""
