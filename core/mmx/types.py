@@ -62,8 +62,3 @@ def first_token(tokens: Tokens) -> tuple[Float[Tensor, "batch width"], Bool[Tens
     if values.shape[1] == 0:
         return values.sum(dim=1), valid.any(dim=1)
     return torch.where(valid[:, :1], values[:, 0], 0.0), valid[:, 0]
-
-
-def pattern_of(presence: Presence, row: int) -> Pattern:
-    """Give the availability pattern of one row."""
-    return frozenset(m for m, present in presence.items() if bool(present[row]))

@@ -121,16 +121,16 @@ def _close(plan: Plan, tracker: Tracker) -> Result:
     facts = plan_facts(plan, records)
     own = {p["point"] for p in facts["points"]}
     found = standings([r for r in records if r.point in own], plan.objective)
+    axes = axes_of(plan.sweep.search, found)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = sweep_files(folder, plan.sweep, facts, plan.registry)
         if found:
-            write_leaderboard(folder / "leaderboard.csv", found, axes_of(plan.sweep.search, found))
+            write_leaderboard(folder / "leaderboard.csv", found, axes)
             write_page(folder / "report.html", plan.sweep, next(iter(plan.objective)), tracker, found)
             files += [folder / "leaderboard.csv", folder / "report.html"]
         counts = facts["counts"]
         curves = parent_curves(tracker, found) if found else {}
-        axes = axes_of(plan.sweep.search, found)
         tracker.close_sweep(curves, files, axes, "failed" if counts["failed"] else "done")
     return Result(counts, found, plan.objective)
 

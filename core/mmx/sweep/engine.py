@@ -158,11 +158,12 @@ class Engine:
 
     def _attempt(self, cell: Cell, spec: TrialSpec, attempt: int) -> TrialRecord:
         title = self._title(spec)
-        params = {key: flat_parameters(spec).get(key, "none") for key in self.keys}
+        own = flat_parameters(spec)
+        params = {key: own.get(key, "none") for key in self.keys}
         record = TrialRecord("", spec.point, spec.seed, "running", "", cell.id, attempt, params)
         log = self.tracker.open_trial(title, record)
         self.watcher.trial_started(title, spec.training.epochs)
-        self._observe("trial_started", spec=spec.to_dict())
+        observe(self.plan.registry, "trial_started", spec=spec.to_dict())
         state, reason, figures, tags = "failed", "", {}, {}
         try:
 
@@ -174,8 +175,11 @@ class Engine:
             keep_trial(log, spec, outcome)
             state, figures = "done", outcome.last()
             tags["mmx.mask_sha"] = outcome.mask_digest
-            self._observe(
-                "trial_ended", spec=spec.to_dict(), outcome={"state": state, "reason": "", "metrics": figures}
+            observe(
+                self.plan.registry,
+                "trial_ended",
+                spec=spec.to_dict(),
+                outcome={"state": state, "reason": "", "metrics": figures},
             )
         except KeyboardInterrupt:
             reason = "interrupted"
@@ -183,7 +187,12 @@ class Engine:
         except Exception as error:  # noqa: BLE001 one point's failure must not end the sweep
             reason = f"{type(error).__name__}: {error}"
             self._keep_traceback(log, error)
-            self._observe("trial_ended", spec=spec.to_dict(), outcome={"state": state, "reason": reason})
+            observe(
+                self.plan.registry,
+                "trial_ended",
+                spec=spec.to_dict(),
+                outcome={"state": state, "reason": reason},
+            )
         finally:
             log.end(state, reason, tags)
         self.watcher.trial_ended(title, state, reason, figures)
@@ -205,13 +214,9 @@ class Engine:
             path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             log.artifact(path)
 
-    def _observe(self, hook: str, **facts: Any) -> None:
-        """Tell observers; one that raises is told about and hurts nobody."""
-        observe(self.plan.registry, hook, **facts)
-
 
 def observe(registry: Registry, hook: str, **facts: Any) -> None:
-    """Call an observer hook of every plugin, each on its own."""
+    """Tell observers, each on its own; one that raises is told about and hurts nobody."""
     import warnings
 
     if registry.traces:

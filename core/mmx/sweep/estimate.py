@@ -20,14 +20,13 @@ BEYOND_TRAINING = 1.3
 
 def seconds_left(plan: Plan, records: Sequence[TrialRecord]) -> float:
     """Estimate the seconds of all trials that are not done, one after another, on the CPU unless some ran."""
-    done = {(r.point, r.seed) for r in records if r.state == "done"}
     per_strategy: dict[str, float] = {}
     total = 0.0
     for cell in plan.cells:
         name = cell.spec.strategy.name
         points = budget(cell.raw.tune, plan.sweep.search.trials_per_cell) if cell.raw.tune else 1
-        drawn = {(r.point, r.seed) for r in records if r.cell == cell.id and r.state == "done"}
-        missing = points * len(plan.sweep.search.seeds) - len(drawn & done)
+        done = {(r.point, r.seed) for r in records if r.cell == cell.id and r.state == "done"}
+        missing = points * len(plan.sweep.search.seeds) - len(done)
         if missing > 0:
             if name not in per_strategy:
                 per_strategy[name] = _seconds_of_one(plan.bench, cell.spec, records)
