@@ -8,6 +8,8 @@ Constructors ask by parameter name for what the engine knows:
 - `example`: one raw input of the modality, for sizes;
 - `encoders`: for each modality an `EncoderFacts`;
 - `fusion_layers`: how many layers of the fusion take prompts;
+- `pattern`: the modalities that every training row has and no others, None where rows differ;
+- `teacher`: the model that the phase before left, None in the first phase;
 - `seed`: the trial's seed.
 
 Every other parameter is the user's option, checked against the signature before any work.
@@ -23,6 +25,7 @@ from typing import Protocol as Interface
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmx.errors import InputError
 from mmx.protocols import Protocol
 from mmx.tasks import Task
 from mmx.types import Batch, Logits, Modality, Pattern, Presence, Prompts, TokenMap, Tokens, first_token
@@ -187,36 +190,71 @@ class Strategy(nn.Module, ABC):
 
 
 class Fusion(nn.Module, ABC):
-    """Tokens of all modalities to logits. Owns its head(s); reads only valid tokens."""
+    """Tokens of all modalities to logits. Owns its head(s), in submodules `head` or `heads`; reads only valid
+    tokens."""
 
     accepts_prompts: ClassVar[bool] = False
     """Whether `forward` takes a second argument `prompts`."""
     prompt_layers: int = 0
     """How many of its layers take prompts."""
+    tells_modalities_apart: bool = False
+    """Whether `modality_logits` gives anything."""
 
     @abstractmethod
     def forward(self, tokens: TokenMap) -> Logits:
         """Fuse."""
 
+    def modality_logits(self, tokens: TokenMap) -> Mapping[Modality, Logits]:
+        """Give what each modality alone would say; zeros in rows where it has no valid token."""
+        raise InputError(f"fusion {type(self).__name__} has no logits of single modalities")
+
+    def shared_head(self) -> nn.Linear | None:
+        """Give the one linear head that each modality's summary token passes alone, where there is one."""
+        return None
+
 
 class Adapter(ABC):
-    """Which parameters of an encoder train, and how."""
+    """Which parameters of an encoder, or of a fusion, train, and how."""
+
+    by_pattern: bool = False
+    """Whether what it does to a row depends on who is present: `select` is then called before each use."""
+    calibration_batches: int = 0
+    """Over how many training batches gradients are summed before training, for `calibrate` to look at."""
 
     @abstractmethod
-    def apply(self, encoder: nn.Module) -> None:
-        """Change the encoder in place and set `requires_grad` of all its parameters."""
+    def apply(self, module: nn.Module) -> None:
+        """Change the module in place and set `requires_grad` of all its parameters."""
+
+    def select(self, presence: Presence) -> None:
+        """Take note of who is present in the rows that come next."""
+        del presence
+
+    def calibrate(self) -> None:  # noqa: B027 optional
+        """Choose what trains by the gradients that lie in `.grad`, before training starts."""
+
+    def fold(self, module: nn.Module) -> None:
+        """Write what was trained into plain weights, in place, so that the module is as before `apply` and
+        gives the same outputs. Nothing to do where training changed the module's own weights."""
+        del module
 
 
 class Output(NamedTuple):
-    """What a model gives for a batch; `losses` are the strategy's, already weighted."""
+    """What a model gives for a batch."""
 
     logits: Logits
     losses: Mapping[str, Float[Tensor, ""]]
+    """The strategy's, already weighted."""
+    tokens: TokenMap
+    """What the fusion was given."""
 
 
 @runtime_checkable
 class Model(Interface):
     """What a procedure may do with the model."""
+
+    modalities: tuple[Modality, ...]
+    encoders: nn.ModuleDict
+    fusion: Fusion
 
     def __call__(self, batch: Batch) -> Output:
         """Run the whole line: hide, encode, adapt, fill, fuse."""
@@ -234,6 +272,14 @@ class Step(NamedTuple):
 
 class Procedure(ABC):
     """The losses of a training step, and their order."""
+
+    def check(self, model: Model) -> None:
+        """Refuse, with InputError, a model that it cannot train; called before any work."""
+        del model
+
+    def epoch_started(self, epoch: int, batches: int) -> None:
+        """Take note that an epoch (from 0) of so many batches begins."""
+        del epoch, batches
 
     @abstractmethod
     def steps(self, model: Model, batch: Batch) -> Iterator[Step]:

@@ -130,6 +130,11 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
+def rows_that_have_any(presence: Presence) -> Tensor:
+    """Give the numbers of the rows in which at least one modality is present."""
+    return torch.stack(list(presence.values())).any(dim=0).nonzero()[:, 0]
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch; presence goes along."""
     if device.type == "cpu":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmx.contracts import Batch, Modality, Pattern, Presence, TokenMap, Tokens
-from mmx.data import Split, to_device
+from mmx.data import Split, rows_that_have_any, to_device
 from mmx.metrics import Array, Score
 from mmx.model import MultimodalModel, restrict
 from mmx.protocols import (
@@ -66,11 +66,7 @@ def predict_patterns(
     start = 0
     for batch in split.batches(torch.arange(len(split)), batch_size, split.natural, workers):
         here = to_device(batch, device)
-        once = (
-            None
-            if model.strategy.encodes_by_pattern
-            else model.encode(here.inputs, here.presence, here.presence)
-        )
+        once = None if model.encodes_by_pattern else model.encode(here.inputs, here.presence, here.presence)
         for pattern in patterns:
             rows = torch.stack([here.presence[m] for m in model.modalities if m in pattern]).all(dim=0)
             if bool(rows.any()):
@@ -104,10 +100,13 @@ def validate(
     batch_size: int,
     workers: int = 0,
 ) -> dict[str, float]:
-    """Give the loss and all scores of a split under one fixed presence, as `val/...`."""
+    """Give the loss and all scores of a split under one fixed presence, as `val/...`.
+
+    Rows that have no modality under it are left out.
+    """
     model.eval()
     losses, outputs, targets = [], [], []
-    for batch in split.batches(torch.arange(len(split)), batch_size, presence, workers):
+    for batch in split.batches(rows_that_have_any(presence), batch_size, presence, workers):
         logits = model(to_device(batch, device)).logits.float()
         losses.append(split.task.losses(logits, batch.target.to(device)).cpu())
         outputs.append(split.task.outputs(logits).cpu())

@@ -15,7 +15,18 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 ENGINE_PARAMETERS = frozenset(
-    {"modality", "modalities", "width", "task", "example", "encoders", "fusion_layers", "seed"}
+    {
+        "modality",
+        "modalities",
+        "width",
+        "task",
+        "example",
+        "encoders",
+        "fusion_layers",
+        "pattern",
+        "teacher",
+        "seed",
+    }
 )
 """Constructor parameters of components that the engine fills in (see mmx.contracts)."""
 

@@ -4,7 +4,7 @@ Leakage is impossible by construction: an encoder is given only rows that have i
 only tokens, with zeros where something is absent or hidden.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,10 @@ from mmx.protocols import derive_seed
 from mmx.registry import Registry
 from mmx.registry.signature import construct
 
+State = Mapping[str, Tensor]
+FUSION = "fusion."
+"""Where the fusion's adapter stands among those of the modalities, whose names have no dot."""
+
 # The fused inference path of nn.TransformerEncoderLayer reads weights directly and skips every adapter.
 torch.backends.mha.set_fastpath_enabled(False)
 
@@ -40,10 +44,17 @@ class MultimodalModel(nn.Module):
     """The whole line from raw inputs to logits, for any number of modalities."""
 
     def __init__(
-        self, encoders: Mapping[Modality, Encoder], strategy: Strategy, fusion: Fusion, width: int
+        self,
+        encoders: Mapping[Modality, Encoder],
+        strategy: Strategy,
+        fusion: Fusion,
+        width: int,
+        adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
         super().__init__()
         self.modalities = tuple(encoders)
+        self.adapters = dict(adapters or {})
+        """What was applied to each encoder, and under FUSION to the fusion."""
         self.encoders = nn.ModuleDict(encoders)
         self.projectors = nn.ModuleDict(
             {m: nn.Identity() if e.width == width else nn.Linear(e.width, width) for m, e in encoders.items()}
@@ -51,6 +62,12 @@ class MultimodalModel(nn.Module):
         self.width = width
         self.strategy = strategy
         self.fusion = fusion
+
+    @property
+    def encodes_by_pattern(self) -> bool:
+        """Whether a row's encodings depend on who else is present there, not on the input alone."""
+        own = any(a.by_pattern for name, a in self.adapters.items() if name != FUSION)
+        return self.strategy.encodes_by_pattern or own
 
     def forward(self, batch: Batch) -> Output:
         """Run a batch; in training the strategy may hide more, and sees what it hid as targets."""
@@ -62,7 +79,7 @@ class MultimodalModel(nn.Module):
     def encode(
         self, inputs: Mapping[Modality, Tensor], presence: Presence, pattern: Presence
     ) -> dict[Modality, Tokens]:
-        """Encode what is present; `pattern` is the presence that the strategy chooses its prompts by."""
+        """Encode what is present; by `pattern`, a presence too, prompts and adapters are chosen."""
         return {m: self._encode_modality(m, inputs[m], presence[m], pattern) for m in self.modalities}
 
     def _encode_modality(self, m: Modality, raw: Tensor, present: Tensor, pattern: Presence) -> Tokens:
@@ -71,6 +88,7 @@ class MultimodalModel(nn.Module):
             width = torch.zeros(len(present), 0, self.width, device=raw.device)
             return Tokens(width, width.new_zeros(width.shape[:2], dtype=torch.bool))
         arguments = self._prompt_arguments(m, pattern, rows)
+        self._select(m, pattern if rows is None else {n: there[rows] for n, there in pattern.items()})
         values, valid = self.encoders[m](raw if rows is None else raw[rows], **arguments)
         values = self.projectors[m](values)
         if rows is None:
@@ -91,28 +109,32 @@ class MultimodalModel(nn.Module):
             return {"prompts": prompts[rows]}
         return {"prompts": type(prompts)(prompts.values[rows], prompts.level, prompts.read_only)}
 
+    def _select(self, part: str, presence: Presence) -> None:
+        if part in self.adapters and self.adapters[part].by_pattern:
+            self.adapters[part].select(presence)
+
     def decode(self, tokens: TokenMap, presence: Presence, targets: TokenMap | None = None) -> Output:
         """Adapt, fill and fuse tokens of which only the present ones are valid."""
         filled = self.strategy.fill(self.strategy.adapt(tokens, presence), presence, targets)
+        self._select(FUSION, presence)
         logits: Logits
         if filled.prompts is None:
             logits = self.fusion(filled.tokens)
         else:
             logits = self.fusion(filled.tokens, prompts=filled.prompts)
-        return Output(logits, filled.losses)
+        return Output(logits, filled.losses, filled.tokens)
 
     def train(self, mode: bool = True) -> "MultimodalModel":
-        """Switch mode; what is frozen in an encoder stays in evaluation mode, running statistics included."""
+        """Switch mode; what is frozen stays in evaluation mode, running statistics included."""
         super().train(mode)
-        if mode:
-            for encoder in self.encoders.values():
-                if not any(p.requires_grad for p in encoder.parameters()):
-                    encoder.eval()
-                frozen = any(not p.requires_grad for p in encoder.parameters())
-                for module in encoder.modules():
-                    if isinstance(module, _BatchNorm):
-                        own = [p.requires_grad for p in module.parameters()] or [not frozen]
-                        module.train(any(own))
+        for part in (*self.encoders.values(), self.fusion) if mode else ():
+            trains = [p.requires_grad for p in part.parameters()]
+            if trains and not any(trains):
+                part.eval()
+            for module in part.modules():
+                if isinstance(module, _BatchNorm):
+                    own = [p.requires_grad for p in module.parameters(recurse=False)] or [all(trains)]
+                    module.train(any(own))
         return self
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -138,27 +160,62 @@ def restrict(tokens: TokenMap, presence: Presence) -> dict[Modality, Tokens]:
 
 
 def build_model(
-    spec: TrialSpec, dataset: Dataset, examples: Mapping[Modality, Tensor], registry: Registry
+    spec: TrialSpec,
+    dataset: Dataset,
+    examples: Mapping[Modality, Tensor],
+    registry: Registry,
+    start: State | None = None,
 ) -> MultimodalModel:
-    """Build a trial's model; each part draws its initial weights from (seed, part) alone.
+    """Build the model of a trial, or of one of its phases.
 
-    Raises InputError where the parts do not go together.
+    Each part draws its initial weights from (seed, part) alone. `start` is the state of another model (see
+    `hand_over`) to go on from: weights are set before an adapter is applied, or after it where `start` comes
+    from a model with the same adapter. Raises InputError where the parts do not go together.
     """
     modalities = tuple(examples)
+    start = start or {}
     known: dict[str, Any] = {"modalities": modalities, "task": dataset.task, "seed": spec.seed}
-    encoders = {m: _build_encoder(m, spec, dataset, examples[m], known, registry) for m in modalities}
+    known["pattern"] = spec.missing.train.pattern(modalities)
+    adapters: dict[str, Adapter] = {}
+    encoders = {}
+    for m in modalities:
+        encoders[m] = _build_encoder(m, spec, dataset, examples[m], known, registry)
+        told = {**known, "modality": m}
+        adapters[m] = _adapt(encoders[m], m, spec.adapters[m], told, registry, _part(start, f"encoders.{m}"))
     known["width"] = max(e.width for e in encoders.values())
     known["encoders"] = {m: EncoderFacts.of(e) for m, e in encoders.items()}
     torch.manual_seed(derive_seed(spec.seed, "fusion"))
     fusion: Fusion = _construct(registry.load_class("fusion", spec.fusion.name), spec.fusion, "fusion", known)
+    own = list(fusion.parameters())
+    adapters[FUSION] = _adapt(fusion, FUSION, spec.fusion_adapter, known, registry, _part(start, "fusion"))
     known["fusion_layers"] = fusion.prompt_layers if fusion.accepts_prompts else 0
     torch.manual_seed(derive_seed(spec.seed, "strategy"))
     chosen = registry.load_class("strategy", spec.strategy.name)
     strategy: Strategy = _construct(chosen, spec.strategy, "strategy", known)
     torch.manual_seed(derive_seed(spec.seed, "projectors"))
-    model = MultimodalModel(encoders, strategy, fusion, known["width"])
+    model = MultimodalModel(encoders, strategy, fusion, known["width"], adapters)
+    # A projector is the fusion's first layer: where nothing of the fusion's own trains, neither does it.
+    model.projectors.requires_grad_(not own or any(p.requires_grad for p in own))
+    if start:
+        model.projectors.load_state_dict(_part(start, "projectors"))
+        model.strategy.load_state_dict(_part(start, "strategy"))
     _try_out(model, examples, spec)
     return model
+
+
+def hand_over(model: MultimodalModel, now: TrialSpec, then: TrialSpec) -> dict[str, Tensor]:
+    """Give a model's state for a next phase; adapters that the next phase replaces are folded in first."""
+    for m, encoder in model.encoders.items():
+        if now.adapters[m] != then.adapters[m]:
+            model.adapters[m].fold(encoder)
+    if now.fusion_adapter != then.fusion_adapter:
+        model.adapters[FUSION].fold(model.fusion)
+    return model.state_dict()
+
+
+def _part(state: State, name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
 def _build_encoder(
@@ -169,18 +226,34 @@ def _build_encoder(
     known: Mapping[str, Any],
     registry: Registry,
 ) -> Encoder:
-    part, adapting = spec.encoders[m], spec.adapters[m]
+    part = spec.encoders[m]
     cls = registry.load_class("encoder", part.name)
     kind = dataset.modalities[m]
     if cls.kind != kind:  # type: ignore[attr-defined]
         raise InputError(f"encoders.{m}: '{part.name}' reads {cls.kind}, but '{m}' is {kind}")  # type: ignore[attr-defined]
     torch.manual_seed(derive_seed(spec.seed, "encoder", m))
     encoder: Encoder = _construct(cls, part, "encoder", {**known, "modality": m, "example": example})
-    torch.manual_seed(derive_seed(spec.seed, "adapter", m))
-    chosen = registry.load_class("adapter", adapting.name)
-    adapter: Adapter = _construct(chosen, adapting, "adapter", {**known, "modality": m})
-    adapter.apply(encoder)
     return encoder
+
+
+def _adapt(
+    module: nn.Module,
+    name: str,
+    part: ComponentSpec,
+    known: Mapping[str, Any],
+    registry: Registry,
+    start: State,
+) -> Adapter:
+    """Apply an adapter to an encoder or to the fusion, on the weights of `start` where there are some."""
+    torch.manual_seed(derive_seed(known["seed"], "adapter", name))
+    adapter: Adapter = _construct(registry.load_class("adapter", part.name), part, "adapter", known)
+    plain = start.keys() == module.state_dict().keys()
+    if plain:
+        module.load_state_dict(start)
+    adapter.apply(module)
+    if start and not plain:
+        module.load_state_dict(start)
+    return adapter
 
 
 def _construct(cls: type, part: ComponentSpec, kind: str, known: Mapping[str, Any]) -> Any:
@@ -204,12 +277,3 @@ def _try_out(model: MultimodalModel, examples: Mapping[Modality, Tensor], spec: 
         names = f"strategy '{spec.strategy.name}', fusion '{spec.fusion.name}'"
         encoders = ", ".join(f"{m} '{e.name}'" for m, e in spec.encoders.items())
         raise InputError(f"{names} and encoders {encoders} do not go together: {error}") from error
-
-
-def parts_of(model: MultimodalModel) -> Iterable[tuple[str, int, int]]:
-    """List (part, trainable, total) parameters, for the table that is printed."""
-    named = [*((f"encoder.{m}", e) for m, e in model.encoders.items())]
-    named += [("projectors", model.projectors), ("strategy", model.strategy), ("fusion", model.fusion)]
-    for name, part in named:
-        counts = [(p.numel(), p.requires_grad) for p in part.parameters()]
-        yield name, sum(n for n, trains in counts if trains), sum(n for n, _ in counts)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mmx.config import TrainingSpec
 from mmx.contracts import Presence, Procedure, Step
-from mmx.data import Split, shuffled, to_device
-from mmx.errors import DivergedError
+from mmx.data import Split, rows_that_have_any, shuffled, to_device
+from mmx.errors import DataError, DivergedError
 from mmx.model import MultimodalModel
 
 Figures = dict[str, float]
@@ -54,21 +54,26 @@ def fit(
 ) -> Fit:
     """Train, and restore the epoch that `validate` found best.
 
-    The order of batches and all dropout are functions of `seed`. Raises DivergedError at the first loss that
-    is NaN or infinite.
+    Rows that have no modality under `presence` are left out. The order of batches and all dropout are
+    functions of `seed`. Raises DivergedError at the first loss that is NaN or infinite.
     """
     started = time.perf_counter()
+    rows = rows_that_have_any(presence)
+    if len(rows) == 0:
+        raise DataError("no training row has any of the modalities that training sees")
     torch.manual_seed(seed)
+    _calibrate(model, procedure, split, presence, rows[shuffled(len(rows), seed, 0)], training, device)
     optimizer = _optimizer(model, training)
-    batches = max(1, math.ceil(len(split) / training.batch_size))
+    batches = max(1, math.ceil(len(rows) / training.batch_size))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(training, batches))
     result, best, best_state = Fit(), None, model.trained_state()
     for epoch in range(training.epochs):
         model.train()
         losses = _Means()
-        order = shuffled(len(split), seed, epoch)
+        procedure.epoch_started(epoch, batches)
+        order = rows[shuffled(len(rows), seed, epoch)]
         for batch in split.batches(order, training.batch_size, presence, training.loader_workers):
-            if len(batch.ids) == 1 < training.batch_size and len(split) > 1:
+            if len(batch.ids) == 1 < training.batch_size and len(rows) > 1:
                 continue  # a remainder of one row: batch norm has no variance over it
             with _precision(training.precision, device):
                 for step in procedure.steps(model, to_device(batch, device)):
@@ -88,6 +93,29 @@ def fit(
     model.load_state_dict(best_state, strict=False)
     result.seconds = time.perf_counter() - started
     return result
+
+
+def _calibrate(
+    model: MultimodalModel,
+    procedure: Procedure,
+    split: Split,
+    presence: Presence,
+    order: Tensor,
+    training: TrainingSpec,
+    device: torch.device,
+) -> None:
+    """Show adapters that ask for it the summed gradients of a few batches, to choose by what trains."""
+    wanted = max((a.calibration_batches for a in model.adapters.values()), default=0)
+    if not wanted:
+        return
+    model.train()
+    procedure.epoch_started(0, wanted)
+    for batch in split.batches(order[: wanted * training.batch_size], training.batch_size, presence):
+        for step in procedure.steps(model, to_device(batch, device)):
+            step.loss.backward()
+    for adapter in model.adapters.values():
+        adapter.calibrate()
+    model.zero_grad(set_to_none=True)
 
 
 def _apply(step: Step, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float, epoch: int) -> None:

@@ -13,7 +13,7 @@ from mmx.config import ComponentSpec
 from mmx.contracts import Dataset, Sample, Tokens
 from mmx.data import Split, shuffled
 from mmx.errors import DataError, InputError
-from mmx.model import MultimodalModel, parts_of, restrict
+from mmx.model import MultimodalModel, restrict
 from mmx.registry import Offer, Registry
 from mmx.sweep import Plan
 from mmx.tasks import SingleLabel
@@ -105,13 +105,6 @@ def test_model_of_one_modality_of_the_dataset_can_be_built(
 def test_encoder_for_another_kind_of_input_is_refused(plan_toy: PlanToy) -> None:
     with pytest.raises(InputError, match=r"encoders\.m0: 'tiny_vit' reads image, but 'm0' is vector"):
         plan_toy({"encoders.m0": "tiny_vit"})
-
-
-def test_parts_add_up_to_the_whole(plan_toy: PlanToy) -> None:
-    plan = plan_toy({"strategy": "mask_token"})
-    model = plan.bench.model(plan.cells[0].spec)
-    parts = list(parts_of(model))
-    assert tuple(sum(p[i] for p in parts) for i in (1, 2)) == model.count_parameters()
 
 
 def test_restricting_takes_absent_tokens_away() -> None:

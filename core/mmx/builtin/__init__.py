@@ -33,6 +33,7 @@ def register_fusions() -> list[Component]:
     """Offer the built-in fusions."""
     return [
         _here("fusions.concat:Concat", "summary tokens side by side, then a linear head"),
+        _here("fusions.sum:Sum", "sum of the summary tokens that are there, then a linear head"),
         _here("fusions.mean:Mean", "mean of the summary tokens that are there, then a linear head"),
         _here("fusions.mean_logits:MeanLogits", "late fusion: one head a modality, mean over what is there"),
         _here("fusions.transformer:TransformerFusion", "a transformer over all valid tokens; takes prompts"),

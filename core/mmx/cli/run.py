@@ -103,7 +103,8 @@ def show_plan(planned: "Plan", records: list[Any], console: Any, as_json: bool) 
         table.add_column(column, justify="right" if column in ("trainable", "total") else "left")
     for row in facts["points"]:
         spec = row["spec"]
-        strategy = spec["strategy"]["name"] if isinstance(spec["strategy"], dict) else spec["strategy"]
+        named = spec["strategy"]["name"] if isinstance(spec["strategy"], dict) else spec["strategy"]
+        strategy = row.get("method", named)
         sizes = planned.parameters.get(row.get("cell", ""), (0, 0))
         cells = (f"{n:,}" if n else "" for n in sizes)
         table.add_row(row["point"], str(row["seed"]), row["state"], strategy, _adapter(spec), *cells)

@@ -67,7 +67,7 @@ def _best(records: list[Any], objective: dict[str, str]) -> dict[str, Any] | Non
     best = found[0]
     return {
         "point": best.point,
-        "strategy": best.params["strategy"],
+        "strategy": best.params.get("method", best.params["strategy"]),
         "seeds": best.seeds,
         "figures": {figure: best.mean(figure) for figure in objective},
     }

@@ -1,12 +1,13 @@
 """Configuration: a sweep file to frozen specs, with every fault told at once. Imports no torch."""
 
-from mmx.config.load import component_keys, get_path, load_sweep, read_sweep, set_path
+from mmx.config.load import SINGLE, component_keys, get_path, load_sweep, read_sweep, set_path
 from mmx.config.reader import NOTHING, component, convert, read
 from mmx.config.space import RawCell, apply, cells
 from mmx.config.specs import (
     ComponentSpec,
     EvalMissingSpec,
     MissingSpec,
+    PhaseSpec,
     RunSpec,
     SearchSpec,
     StoreSpec,
@@ -20,9 +21,11 @@ from mmx.config.specs import (
 
 __all__ = [
     "NOTHING",
+    "SINGLE",
     "ComponentSpec",
     "EvalMissingSpec",
     "MissingSpec",
+    "PhaseSpec",
     "RawCell",
     "RunSpec",
     "SearchSpec",

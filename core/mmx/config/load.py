@@ -13,10 +13,28 @@ from mmx.config.specs import SweepSpec
 from mmx.errors import ConfigError, Fault, InputError, did_you_mean
 
 SCHEMA = 1
-TRIAL_KEYS = ("dataset", "encoders", "adapter", "strategy", "fusion", "procedure", "training", "missing")
+TRIAL_KEYS = (
+    "dataset",
+    "encoders",
+    "adapter",
+    "strategy",
+    "fusion",
+    "fusion_adapter",
+    "procedure",
+    "training",
+    "missing",
+)
+SINGLE = ("dataset", "strategy", "fusion", "fusion_adapter", "procedure")
+"""Keys under which one component stands; its kind is the key, less what stands before `_`."""
 SWEEP_KEYS = ("schema", "name", "search", "run", "store", "tracker", "plugins")
 REQUIRED_KEYS = ("schema", "name", "dataset", "encoders", "strategy", "missing")
-DEFAULTS: dict[str, Any] = {"adapter": "lora", "fusion": "concat", "procedure": "joint", "training": {}}
+DEFAULTS: dict[str, Any] = {
+    "adapter": "lora",
+    "fusion": "concat",
+    "fusion_adapter": "full",
+    "procedure": "joint",
+    "training": {},
+}
 WHOLE_KEYS = ("search.axes.", "search.tune.")
 """What follows these is one key, dots included."""
 
@@ -78,24 +96,40 @@ def _override(data: dict[str, Any], override: str, faults: list[Fault]) -> None:
     set_path(data, parts, value)
 
 
-def set_path(data: dict[str, Any], parts: Sequence[str], value: Any) -> None:
-    """Set a nested value, making mappings on the way; a component given as text becomes a mapping."""
+def set_path(data: Any, parts: Sequence[str], value: Any) -> None:
+    """Set a nested value, making mappings on the way; a component given as text becomes a mapping.
+
+    A number is a place in a list (KeyError where the list has no such place).
+    """
     for part in parts[:-1]:
-        inner = data.get(part)
+        place: Any = _place(data, part)
+        inner = data[place] if isinstance(data, list) else data.get(place)
         if isinstance(inner, str):
             inner = {"name": inner}
-        data[part] = inner if isinstance(inner, dict) else {}
-        data = data[part]
-    data[parts[-1]] = value
+        data[place] = inner if isinstance(inner, (dict, list)) else {}
+        data = data[place]
+    data[_place(data, parts[-1])] = value
 
 
-def get_path(data: Mapping[str, Any], path: str) -> Any:
-    """Look a dotted path up; None where there is nothing."""
+def _place(data: Any, part: str) -> Any:
+    if not isinstance(data, list):
+        return part
+    if not part.isdigit() or int(part) >= len(data):
+        raise KeyError(part)
+    return int(part)
+
+
+def get_path(data: Any, path: str) -> Any:
+    """Look a dotted path up; a number is a place in a list; None where there is nothing."""
     value: Any = data
     for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
+        try:
+            place = _place(value, part)
+        except KeyError:
             return None
-        value = value[part]
+        if not isinstance(value, list) and (not isinstance(value, Mapping) or place not in value):
+            return None
+        value = value[place]
     return value
 
 
@@ -130,13 +164,17 @@ def _walk(node: Any, key: str, faults: list[Fault]) -> None:
 
 def expand_components(trial: dict[str, Any]) -> dict[str, Any]:
     """Write out, in place, every component that is given as a plain string."""
-    for key in ("dataset", "strategy", "fusion", "procedure", "adapter"):
+    for key in (*SINGLE, "adapter"):
         _expand(trial, key)
     for holder in ("encoders", "adapter", "missing"):
         inner = trial.get(holder)
         if isinstance(inner, dict) and not (holder == "adapter" and "name" in inner):
             for key in ("protocol",) if holder == "missing" else list(inner):
                 _expand(inner, key)
+    phases = get_path(trial, "training.phases")
+    for phase in phases if isinstance(phases, list) else ():
+        if isinstance(phase, dict):
+            expand_components(phase)
     return trial
 
 
@@ -164,7 +202,7 @@ def _check_top(data: dict[str, Any], faults: list[Fault]) -> None:
 
 def _check_trial(trial: Mapping[str, Any], faults: list[Fault]) -> None:
     """Check that components stand where they must."""
-    for key in ("dataset", "strategy", "fusion", "procedure"):
+    for key in SINGLE:
         if trial[key] is not None:
             component(trial[key], key, faults)
     for key in ("encoders", "missing"):
@@ -216,8 +254,22 @@ def _check_values(sweep: Mapping[str, Any], faults: list[Fault]) -> None:
 
 def component_keys(trial: Mapping[str, Any]) -> dict[str, str]:
     """List where components stand in a trial's data: dotted path to kind."""
-    keys = {k: k for k in ("dataset", "strategy", "fusion", "procedure")}
+    keys = {k: k.rpartition("_")[2] for k in SINGLE}
     keys |= {f"encoders.{m}": "encoder" for m in trial.get("encoders") or {}}
-    adapter = trial.get("adapter") or {}
-    keys |= {"adapter": "adapter"} if "name" in adapter else {f"adapter.{m}": "adapter" for m in adapter}
-    return keys | {"missing.protocol": "protocol"}
+    keys |= _adapter_keys(trial.get("adapter") or {}) | {"missing.protocol": "protocol"}
+    phases = get_path(trial, "training.phases")
+    for i, phase in enumerate(phases if isinstance(phases, list) else ()):
+        if isinstance(phase, Mapping):
+            own = _adapter_keys(phase["adapter"]) if isinstance(phase.get("adapter"), Mapping) else {}
+            own |= {k: kind for k, kind in PHASE_PARTS.items() if k in phase}
+            keys |= {f"training.phases.{i}.{k}": kind for k, kind in own.items()}
+    return keys
+
+
+PHASE_PARTS = {"fusion_adapter": "adapter", "procedure": "procedure"}
+"""What else than adapters a phase may set of the trial's components."""
+
+
+def _adapter_keys(adapter: Mapping[str, Any]) -> dict[str, str]:
+    """List where adapters stand: one for all, or one a modality."""
+    return {"adapter": "adapter"} if "name" in adapter else {f"adapter.{m}": "adapter" for m in adapter}

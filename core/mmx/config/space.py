@@ -11,7 +11,7 @@ from typing import Any
 
 from mmx.config.load import TRIAL_KEYS, expand_components, get_path, set_path
 from mmx.config.specs import SearchSpec, digest
-from mmx.errors import Fault, did_you_mean
+from mmx.errors import ConfigError, Fault, did_you_mean
 
 RANGE_KEYS = ("low", "high", "log", "step", "when")
 CHOICE_KEYS = ("choices", "when")
@@ -24,32 +24,65 @@ class RawCell:
     trial: dict[str, Any]
     assigned: Mapping[str, Any]
     tune: Mapping[str, Mapping[str, Any]]
+    method: str = ""
+    """Its label under search.methods, where the sweep has methods."""
+
+    @property
+    def place(self) -> str:
+        """Say where in the file the cell's settings stand, for messages."""
+        return f"search.methods.{self.method}" if self.method else ""
 
 
 def cells(trial: Mapping[str, Any], search: SearchSpec, faults: list[Fault]) -> list[RawCell]:
     """List the different cells of a sweep, in the order of its axes."""
     axes = {path: _axis(path, axis, faults) for path, axis in search.axes.items()}
     tune = {path: _tuned(path, tuned, faults) for path, tuned in search.tune.items()}
+    methods = {label: _method(label, settings, axes, faults) for label, settings in search.methods.items()}
     for section, paths in (("axes", axes), ("tune", tune)):
         for path in paths:
             _check_path(f"search.{section}", path, faults)
     if faults:
         return []
     found: dict[str, RawCell] = {}
-    for assigned in _combinations(trial, axes):
-        data = apply(trial, assigned)
-        inside = {p: t for p, t in tune.items() if _holds(data, t.get("when", {}))}
-        found.setdefault(digest([data, inside]), RawCell(data, assigned, inside))
+    try:
+        for label, settings in methods.items() or [("", {})]:
+            for assigned in _combinations(apply(trial, settings), axes):
+                whole = {**settings, **assigned}
+                data = apply(trial, whole)
+                inside = {p: t for p, t in tune.items() if _holds(data, t.get("when", {}))}
+                found.setdefault(digest([data, inside]), RawCell(data, whole, inside, label))
+    except ConfigError as error:
+        faults += error.faults
+        return []
     return list(found.values())
 
 
 def apply(trial: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
-    """Set dotted paths in a copy of a trial's data."""
+    """Set dotted paths in a copy of a trial's data (ConfigError where a list has no such place)."""
     data = copy.deepcopy(dict(trial))
     for path, value in sorted(assigned.items(), key=lambda item: _depth(item[0])):
-        set_path(data, path.split("."), copy.deepcopy(value))
+        try:
+            set_path(data, path.split("."), copy.deepcopy(value))
+        except KeyError as error:
+            reason = f"place {error} is in no list of this trial; places count from 0"
+            raise ConfigError("search", [Fault(path, reason)]) from error
         expand_components(data)
     return data
+
+
+def _method(label: str, settings: Any, axes: Mapping[str, Any], faults: list[Fault]) -> Mapping[str, Any]:
+    """Check a method: a mapping of dotted paths of a trial to values."""
+    key = f"search.methods.{label}"
+    if not isinstance(settings, Mapping):
+        faults.append(
+            Fault(key, f"{settings!r} is no mapping such as {{strategy: skip, fusion: mean_logits}}")
+        )
+        return {}
+    for path in settings:
+        _check_path(key, path, faults)
+        if path in axes:
+            faults.append(Fault(f"{key}.{path}", "is also an axis, which would set it again"))
+    return settings
 
 
 def _depth(path: str) -> tuple[int, bool]:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 Rate = float | Mapping[str, float]
@@ -15,6 +15,21 @@ class ComponentSpec:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PhaseSpec:
+    """One stage of a trial's training; what it leaves open (None) is as in the trial."""
+
+    adapters: Mapping[str, ComponentSpec] | None = None
+    fusion_adapter: ComponentSpec | None = None
+    procedure: ComponentSpec | None = None
+    rate: Rate | None = None
+    modalities: tuple[str, ...] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of `training` that it sets."""
+    restart: bool = False
+    """Start from the pretrained encoders, not from the phase before, which then only teaches."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,8 @@ class TrainingSpec:
     """Epochs without a better monitor before training stops; 0: never."""
     loader_workers: int = 0
     """Processes that load batches of datasets which do not fit in memory."""
+    phases: tuple[PhaseSpec, ...] = ()
+    """Stages that follow each other; none: one stage, as the trial says."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,14 @@ class TrainMissingSpec:
     """Who is absent in training: the protocol's rate."""
 
     rate: Rate = 0.0
+    modalities: tuple[str, ...] = ()
+    """The modalities that training sees of what the protocol leaves; empty: all."""
+
+    def pattern(self, modalities: Sequence[str]) -> frozenset[str] | None:
+        """Give the modalities that every row has which training sees, None where rows differ."""
+        seen = self.modalities or tuple(modalities)
+        rates = self.rate.values() if isinstance(self.rate, Mapping) else (self.rate,)
+        return frozenset(seen) if len(seen) == 1 or not any(rates) else None
 
 
 @dataclass(frozen=True)
@@ -77,10 +102,28 @@ class TrialSpec:
     adapters: Mapping[str, ComponentSpec]
     strategy: ComponentSpec
     fusion: ComponentSpec
+    fusion_adapter: ComponentSpec
     procedure: ComponentSpec
     training: TrainingSpec
     missing: MissingSpec
     seed: int = 0
+
+    def stages(self) -> tuple["TrialSpec", ...]:
+        """Give each phase as a trial without phases; a trial that has none is its own only stage."""
+        return tuple(self._stage(phase) for phase in self.training.phases) or (self,)
+
+    def _stage(self, phase: PhaseSpec) -> "TrialSpec":
+        train = self.missing.train
+        train = train if phase.rate is None else replace(train, rate=phase.rate)
+        train = train if phase.modalities is None else replace(train, modalities=phase.modalities)
+        return replace(
+            self,
+            adapters=phase.adapters or self.adapters,
+            fusion_adapter=phase.fusion_adapter or self.fusion_adapter,
+            procedure=phase.procedure or self.procedure,
+            training=replace(self.training, **phase.training, phases=()),
+            missing=replace(self.missing, train=train),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as plain data."""
@@ -99,6 +142,8 @@ class SearchSpec:
     """What a sweep tries: axes are enumerated, tuned parameters are searched inside each cell."""
 
     axes: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Any] = field(default_factory=dict)
+    """Label to the settings (dotted paths) that make a method; each cell has one of them."""
     tune: Mapping[str, Any] = field(default_factory=dict)
     trials_per_cell: int = 1
     seeds: tuple[int, ...] = (0,)

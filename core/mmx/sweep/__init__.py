@@ -73,6 +73,7 @@ def point_states(plan: Plan, records: list[TrialRecord]) -> list[dict[str, Any]]
             if not cell.raw.tune:
                 state = known.get((cell.spec.point, seed), "missing")
                 row = {"point": cell.spec.point, "seed": seed, "state": state, "cell": cell.id}
+                row |= {"method": cell.raw.method} if cell.raw.method else {}
                 listed.append({**row, "spec": {**cell.spec.to_dict(), "seed": seed}})
                 continue
             drawn = [r for r in records if r.cell == cell.id and r.seed == seed]
@@ -107,6 +108,7 @@ def run_sweep(
     facts = plan_facts(plan, tracker.records(sweep.name))
     watcher.sweep_started(len(facts["points"]), facts["counts"]["done"])
     keys = sorted({key for cell in plan.cells for key in flat_parameters(cell.spec)})
+    keys += ["method"] if sweep.search.methods else []
     engine = Engine(plan, tracker, search, device, watcher, limits, tuple(keys))
     try:
         engine.run()

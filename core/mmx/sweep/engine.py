@@ -157,12 +157,12 @@ class Engine:
             raise Stopped
 
     def _attempt(self, cell: Cell, spec: TrialSpec, attempt: int) -> TrialRecord:
-        title = self._title(spec)
-        own = flat_parameters(spec)
+        title = self._title(cell, spec)
+        own = {**flat_parameters(spec), "method": cell.raw.method}
         params = {key: own.get(key, "none") for key in self.keys}
         record = TrialRecord("", spec.point, spec.seed, "running", "", cell.id, attempt, params)
         log = self.tracker.open_trial(title, record)
-        self.watcher.trial_started(title, spec.training.epochs)
+        self.watcher.trial_started(title, sum(stage.training.epochs for stage in spec.stages()))
         observe(self.plan.registry, "trial_started", spec=spec.to_dict())
         state, reason, figures, tags = "failed", "", {}, {}
         try:
@@ -198,11 +198,11 @@ class Engine:
         self.watcher.trial_ended(title, state, reason, figures)
         return replace(record, run_id=log.run_id, state=state, reason=reason, metrics=figures)
 
-    def _title(self, spec: TrialSpec) -> str:
+    def _title(self, cell: Cell, spec: TrialSpec) -> str:
         self.counter += 1
         ranks = {a.options["rank"] for a in spec.adapters.values() if "rank" in a.options}
         rank = f"-r{ranks.pop()}" if len(ranks) == 1 else ""
-        return f"t{self.counter:04d}-{spec.strategy.name}{rank}-s{spec.seed}"
+        return f"t{self.counter:04d}-{cell.raw.method or spec.strategy.name}{rank}-s{spec.seed}"
 
     def _keep_traceback(self, log: Any, error: Exception) -> None:
         import tempfile

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mmx.config import RawCell, SweepSpec, TrialSpec, cells, digest
 from mmx.errors import ConfigError, Fault, InputError
+from mmx.model import MultimodalModel
 from mmx.registry import Registry
 from mmx.sweep.checks import check_cell, check_objective, check_search
 from mmx.sweep.resolve import Resolver
@@ -47,7 +48,10 @@ def plan_sweep(sweep: SweepSpec, registry: Registry) -> Plan:
     check_search(sweep, faults)
     resolver = Resolver(sweep, registry, faults)
     for raw in raw_cells:
+        before = len(faults)
         spec = resolver.resolve(raw.trial, raw.assigned, raw.tune)
+        if raw.method:
+            faults[before:] = [Fault(f"{raw.place}: {f.key}", f.message) for f in faults[before:]]
         if spec is not None:
             plan.cells.append(Cell(digest([spec.point, dict(raw.tune)]), spec, raw))
     if faults:
@@ -62,22 +66,44 @@ def plan_sweep(sweep: SweepSpec, registry: Registry) -> Plan:
 
 
 def _build_each_model(plan: Plan) -> None:
-    """Build every different model once, so that parts which do not fit are told before any work."""
+    """Build every different model once, of each phase, so that what does not fit is told before any work."""
     counts: dict[str, tuple[int, int]] = {}
     faults: list[Fault] = []
     for cell in plan.cells:
         s = cell.spec
-        key = digest([repr(part) for part in (s.dataset, s.encoders, s.adapters, s.strategy, s.fusion)])
+        key = digest([repr(part) for part in (s.dataset, s.encoders, s.strategy, s.fusion, _training(s))])
         if key not in counts:
             try:
-                counts[key] = plan.bench.model(s).count_parameters()
+                counts[key] = _build(plan.bench, s)
             except InputError as error:
-                faults.append(Fault("", str(error)))
+                faults.append(Fault(cell.raw.place, str(error)))
                 continue
             if counts[key][0] == 0:
                 faults.append(
-                    Fault("adapter", "nothing would train: adapter, strategy and fusion are all fixed")
+                    Fault(
+                        cell.raw.place or "adapter",
+                        "nothing would train: adapter, strategy and fusion are all fixed",
+                    )
                 )
         plan.parameters[cell.id] = counts[key]
     if faults:
         raise ConfigError(plan.sweep.source, faults)
+
+
+def _training(spec: TrialSpec) -> list[object]:
+    return [
+        (s.adapters, s.fusion_adapter, s.procedure, s.missing.train.pattern(tuple(s.encoders)))
+        for s in spec.stages()
+    ]
+
+
+def _build(bench: Bench, spec: TrialSpec) -> tuple[int, int]:
+    """Build all phases' models and procedures; give the most that one trains, and the last one's size."""
+    teacher: MultimodalModel | None = None
+    counts = []
+    for stage in spec.stages():
+        model = bench.model(stage)
+        bench.procedure(stage, model, teacher)
+        counts.append(model.count_parameters())
+        teacher = model
+    return max(trainable for trainable, _ in counts), counts[-1][1]

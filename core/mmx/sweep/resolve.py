@@ -1,16 +1,19 @@
 """Resolves components: names to classes, options checked and defaults written out."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from mmx.config import (
     NOTHING,
+    SINGLE,
     ComponentSpec,
     MissingSpec,
+    PhaseSpec,
     SweepSpec,
     TrainingSpec,
+    TrainMissingSpec,
     TrialSpec,
     apply,
     component,
@@ -43,7 +46,10 @@ class Resolver:
         for key, kind in component_keys(data).items():
             parts[key] = self._component(data, key, kind, {**assigned, **lowest})
         own: list[Fault] = []
-        training = read(TrainingSpec, data["training"] or {}, "training", own)
+        stages = (data["training"] or {}).get("phases") or []
+        rest = {k: v for k, v in (data["training"] or {}).items() if k != "phases"}
+        training = read(TrainingSpec, rest, "training", own)
+        phases = self._phases(stages, list(data["encoders"]), parts, own)
         self._check_paths(data, {**assigned, **lowest})
         missing = read(MissingSpec, data["missing"], "missing", own)
         self.faults += own
@@ -53,32 +59,87 @@ class Resolver:
         return TrialSpec(
             dataset=parts["dataset"],
             encoders=encoders,
-            adapters=self._adapters(parts, encoders),
+            adapters=self._adapters(parts, encoders, "adapter", self.faults),
             strategy=parts["strategy"],
             fusion=parts["fusion"],
+            fusion_adapter=parts["fusion_adapter"],
             procedure=parts["procedure"],
-            training=training,
+            training=replace(training, phases=phases),
             missing=replace(missing, protocol=parts["missing.protocol"]),
         )
 
+    def _phases(
+        self,
+        given: Any,
+        modalities: list[str],
+        parts: Mapping[str, ComponentSpec],
+        faults: list[Fault],
+    ) -> tuple[PhaseSpec, ...]:
+        if not isinstance(given, list):
+            faults.append(Fault("training.phases", f"{given!r} is no list of phases"))
+            return ()
+        found = []
+        for i, phase in enumerate(given):
+            key = f"training.phases.{i}"
+            inside = {n.removeprefix(f"{key}."): p for n, p in parts.items() if n.startswith(f"{key}.")}
+            found.append(self._phase(phase, key, modalities, inside, faults))
+        if found and found[0].restart:
+            faults.append(Fault("training.phases.0.restart", "the first phase has none before it"))
+        return tuple(found)
+
+    def _phase(
+        self,
+        given: Any,
+        key: str,
+        modalities: list[str],
+        parts: Mapping[str, ComponentSpec],
+        faults: list[Fault],
+    ) -> PhaseSpec:
+        """Read a phase: parts of a trial and keys of `training`, side by side."""
+        if not isinstance(given, Mapping):
+            faults.append(Fault(key, f"{given!r} is no mapping of keys to values"))
+            return PhaseSpec()
+        own = ("adapter", "fusion_adapter", "procedure", "rate", "modalities", "restart")
+        budget = {k: v for k, v in given.items() if k not in own}
+        known = [*own, *(f.name for f in fields(TrainingSpec) if f.name != "phases")]
+        for name in budget:
+            if name not in known:
+                faults.append(Fault(f"{key}.{name}", f"unknown key.{did_you_mean(name, known)}"))
+        budget = {k: v for k, v in budget.items() if k in known}
+        training = read(TrainingSpec, budget, key, faults)
+        train = read(
+            TrainMissingSpec, {k: given[k] for k in ("rate", "modalities") if k in given}, key, faults
+        )
+        if not isinstance(given.get("restart", False), bool):
+            faults.append(Fault(f"{key}.restart", f"{given['restart']!r} is no true or false"))
+        if training is NOTHING or train is NOTHING:
+            return PhaseSpec()
+        return PhaseSpec(
+            self._adapters(parts, modalities, f"{key}.adapter", faults) if "adapter" in given else None,
+            parts.get("fusion_adapter"),
+            parts.get("procedure"),
+            train.rate if "rate" in given else None,
+            train.modalities if "modalities" in given else None,
+            {k: getattr(training, k) for k in budget},
+            bool(given.get("restart", False)),
+        )
+
     def _adapters(
-        self, parts: Mapping[str, ComponentSpec], encoders: Mapping[str, ComponentSpec]
+        self, parts: Mapping[str, ComponentSpec], modalities: Iterable[str], key: str, faults: list[Fault]
     ) -> dict[str, ComponentSpec]:
         """Give each modality its adapter: one for all, or as the map says."""
+        modalities = list(modalities)
         if "adapter" in parts:
-            return dict.fromkeys(encoders, parts["adapter"])
-        found = {key.split(".")[1]: part for key, part in parts.items() if key.startswith("adapter.")}
-        for m in encoders:
+            return dict.fromkeys(modalities, parts["adapter"])
+        found = {name.split(".")[1]: part for name, part in parts.items() if name.startswith("adapter.")}
+        for m in modalities:
             if m not in found:
-                self.faults.append(
-                    Fault("adapter", f"has none for '{m}'; name one for each modality, or one for all")
-                )
+                faults.append(Fault(key, f"has none for '{m}'; name one for each modality, or one for all"))
         for m in found:
-            if m not in encoders:
-                self.faults.append(
-                    Fault(f"adapter.{m}", f"there is no encoder for '{m}'.{did_you_mean(m, encoders)}")
-                )
-        return {m: found.get(m, ComponentSpec("frozen")) for m in encoders}
+            if m not in modalities:
+                hint = did_you_mean(m, modalities)
+                faults.append(Fault(f"{key}.{m}", f"there is no encoder for '{m}'.{hint}"))
+        return {m: found.get(m, ComponentSpec("frozen")) for m in modalities}
 
     def _component(
         self, data: Mapping[str, Any], key: str, kind: str, assigned: Mapping[str, Any]
@@ -150,7 +211,7 @@ def flat_parameters(spec: TrialSpec) -> dict[str, str]:
     """Give a trial's parameters as flat dotted keys, a component's own name under its kind."""
     content = spec.to_dict()
     flat: dict[str, str] = {}
-    for kind in ("dataset", "strategy", "fusion", "procedure"):
+    for kind in SINGLE:
         flat |= _named(kind, content[kind])
     for m, part in content["encoders"].items():
         flat |= _named(f"encoder.{m}", part)
@@ -163,8 +224,20 @@ def flat_parameters(spec: TrialSpec) -> dict[str, str]:
             flat |= _named(f"adapter.{m}", part)
     flat |= _named("missing.protocol", content["missing"].pop("protocol"))
     flat |= dict(_leaves("missing", content["missing"]))
+    flat |= {f"training.phases.{i}": _told(p) for i, p in enumerate(content["training"].pop("phases"))}
     flat |= dict(_leaves("training", content["training"]))
     return {**flat, "seed": str(spec.seed)}
+
+
+def _told(phase: Mapping[str, Any]) -> str:
+    """Tell a phase in a line: what it sets, and the adapter of all modalities but once."""
+    own = {**phase, **phase["training"]}
+    del own["training"]
+    adapters = own["adapters"] or {}
+    if len({digest(a) for a in adapters.values()}) == 1:
+        own["adapters"] = next(iter(adapters.values()))
+    told = [leaf for name, value in own.items() if value for leaf in _leaves(name, value)]
+    return " ".join(f"{name.removesuffix('.name')}={value}" for name, value in told) or "as the trial"
 
 
 def _named(key: str, part: Mapping[str, Any]) -> dict[str, str]:

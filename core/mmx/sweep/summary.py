@@ -77,7 +77,7 @@ def axes_of(search: SearchSpec, found: Sequence[Standing]) -> list[str]:
     An axis over a whole component (or over all encoders) stands for every parameter of it that differs.
     """
     logged = sorted({name for s in found for name in s.params})
-    names: list[str] = []
+    names = ["method"] if search.methods else []
     for path in (*search.axes, *search.tune):
         name = path.removesuffix(".name").replace("encoders", "encoder", 1)
         whole = (
@@ -109,10 +109,10 @@ def write_leaderboard(path: Path, found: Sequence[Standing], axes: Sequence[str]
 
 
 def best_by_strategy(found: Sequence[Standing]) -> dict[str, Standing]:
-    """Give the best point of each strategy."""
+    """Give the best point of each strategy; of each method where the sweep names methods."""
     best: dict[str, Standing] = {}
     for standing in found:
-        best.setdefault(standing.params["strategy"], standing)
+        best.setdefault(standing.params.get("method", standing.params["strategy"]), standing)
     return best
 
 

@@ -8,15 +8,13 @@ import torch
 
 from mmx import evaluate
 from mmx.config import TrialSpec
-from mmx.contracts import Presence
-from mmx.data import Split
 from mmx.errors import TrialError
 from mmx.evaluate import Predictions
 from mmx.model import MultimodalModel
-from mmx.protocols import derive_seed, draw_presence
-from mmx.train import Figures, Fit, fit
+from mmx.train import Figures
 from mmx.trial.bench import Bench, monitor_of
 from mmx.trial.figures import Outcome, curves_of, summarise, tell
+from mmx.trial.phases import Stage, train_in_phases
 
 __all__ = ["Bench", "Outcome", "monitor_of", "run_trial", "tell"]
 
@@ -32,54 +30,36 @@ def run_trial(
     Training masks come from (missing.seed, seed), validation and test masks from missing.seed alone. The
     test split is opened after training has ended and the epoch has been picked.
     """
-    model = bench.model(spec).to(device)
-    fitted = _train(spec, bench, model, device, on_epoch)
-    outcome = Outcome(state={n: t.cpu().contiguous() for n, t in model.trained_state().items()})
-    for epoch, figures in enumerate(fitted.history):
-        for name, value in figures.items():
-            outcome.set(name, value, epoch)
+    model, stages = train_in_phases(spec, bench, device, on_epoch)
+    whole = model.state_dict() if spec.training.phases else model.trained_state()
+    outcome = Outcome(state={n: t.cpu().contiguous() for n, t in whole.items()})
+    _tell_training(stages, model, bool(spec.training.phases), outcome)
     size = max(256, spec.training.batch_size)
     _evaluate_split(spec, bench, model, device, "val", size, outcome)
     started = time.perf_counter()
     outcome.predictions = _evaluate_split(spec, bench, model, device, "test", size, outcome)
-    trainable, total = model.count_parameters()
-    outcome.set("cost/trainable_params", trainable)
-    outcome.set("cost/total_params", total)
-    outcome.set("cost/train_seconds", fitted.seconds)
     outcome.set("cost/eval_seconds", time.perf_counter() - started)
     outcome.set("cost/peak_memory_mb", _peak_memory(device))
-    outcome.set("cost/best_epoch", fitted.best_epoch)
     return outcome
 
 
-def _train(
-    spec: TrialSpec,
-    bench: Bench,
-    model: MultimodalModel,
-    device: torch.device,
-    on_epoch: Callable[[int, Figures], None],
-) -> Fit:
-    protocol, rate, seed = bench.protocol(spec), spec.missing.train.rate, spec.missing.seed
-    train, val = bench.split(spec, "train"), bench.split(spec, "val")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-    def presence(split: Split, mask_seed: int) -> Presence:
-        return draw_presence(protocol, rate, split.ids, split.natural, mask_seed, split.name)
-
-    val_presence, size = presence(val, seed), max(256, spec.training.batch_size)
-    return fit(
-        model,
-        bench.procedure(spec),
-        train,
-        presence(train, derive_seed(seed, "train", spec.seed)),
-        spec.training,
-        monitor_of(spec, train.task),
-        lambda: evaluate.validate(model, val, val_presence, device, size, spec.training.loader_workers),
-        spec.seed,
-        device,
-        on_epoch,
-    )
+def _tell_training(stages: list[Stage], model: MultimodalModel, phased: bool, outcome: Outcome) -> None:
+    """Note the epochs, which go on counting from phase to phase, and what training cost."""
+    epoch = 0
+    for place, stage in enumerate(stages):
+        for figures in stage.fit.history:
+            for name, value in figures.items():
+                outcome.set(name, value, epoch)
+            epoch += 1
+        if phased:
+            outcome.set("phase/trainable_params", stage.trainable, place)
+            outcome.set("phase/trainable_share", stage.trainable / stage.total, place)
+            outcome.set("phase/train_seconds", stage.fit.seconds, place)
+            outcome.set("phase/best_epoch", stage.fit.best_epoch, place)
+    outcome.set("cost/trainable_params", max(stage.trainable for stage in stages))
+    outcome.set("cost/total_params", model.count_parameters()[1])
+    outcome.set("cost/train_seconds", sum(stage.fit.seconds for stage in stages))
+    outcome.set("cost/best_epoch", stages[-1].fit.best_epoch)
 
 
 def _evaluate_split(

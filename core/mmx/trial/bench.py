@@ -1,10 +1,13 @@
 """Builds the parts of trials, and opens each dataset once for all the trials that follow."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from mmx.config import ComponentSpec, TrialSpec, digest, plain
 from mmx.contracts import Dataset, Modality, Procedure, Task
 from mmx.data import Split
 from mmx.errors import DataError, InputError
-from mmx.model import MultimodalModel, build_model
+from mmx.model import MultimodalModel, State, build_model
 from mmx.protocols import Protocol
 from mmx.registry import Registry
 from mmx.registry.signature import construct
@@ -20,6 +23,7 @@ class Bench:
         self.registry = registry
         self._datasets: dict[str, Dataset] = {}
         self._splits: dict[tuple[str, str, tuple[str, ...]], Split] = {}
+        self._folder: TemporaryDirectory[str] | None = None
 
     def dataset(self, spec: ComponentSpec) -> Dataset:
         """Build a dataset (once for equal specs)."""
@@ -43,11 +47,17 @@ class Bench:
             self._splits[key] = Split(self.dataset(spec.dataset), name, self.modalities(spec))
         return self._splits[key]
 
-    def model(self, spec: TrialSpec) -> MultimodalModel:
-        """Build the trial's model."""
+    def model(self, spec: TrialSpec, start: State | None = None) -> MultimodalModel:
+        """Build the model of a trial or of one of its phases, which goes on from `start`."""
         train = self.split(spec, "train")
         examples = {m: train.example(m) for m in self.modalities(spec)}
-        return build_model(spec, self.dataset(spec.dataset), examples, self.registry)
+        return build_model(spec, self.dataset(spec.dataset), examples, self.registry, start)
+
+    def kept(self, key: str) -> Path:
+        """Say where the result of a phase lies, or will lie: in a folder that goes when this bench does."""
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="mmx-phases-")
+        return Path(self._folder.name) / f"{key}.safetensors"
 
     def protocol(self, spec: TrialSpec) -> Protocol:
         """Build the trial's protocol."""
@@ -55,15 +65,21 @@ class Bench:
         known = {"modalities": self.modalities(spec), "seed": spec.missing.seed}
         return construct(cls, spec.missing.protocol.options, known)
 
-    def procedure(self, spec: TrialSpec) -> Procedure:
-        """Build the trial's procedure."""
+    def procedure(
+        self, spec: TrialSpec, model: MultimodalModel, teacher: MultimodalModel | None = None
+    ) -> Procedure:
+        """Build the procedure that trains a model (InputError where it cannot)."""
         cls = self.registry.load_class("procedure", spec.procedure.name)
         known = {
             "modalities": self.modalities(spec),
             "task": self.dataset(spec.dataset).task,
+            "pattern": spec.missing.train.pattern(self.modalities(spec)),
+            "teacher": teacher,
             "seed": spec.seed,
         }
-        return construct(cls, spec.procedure.options, known)
+        procedure: Procedure = construct(cls, spec.procedure.options, known)
+        procedure.check(model)
+        return procedure
 
 
 def monitor_of(spec: TrialSpec, task: Task) -> Monitor:

@@ -16,6 +16,43 @@ _MAP = """@inproceedings{lee2023map,
   year = {2023}
 }"""
 
+_SSF = """@article{reza2024adaptation,
+  title = {Robust Multimodal Learning with Missing Modalities via Parameter-Efficient Adaptation},
+  author = {Reza, Md Kaykobad and Prater-Bennette, Ashley and Asif, M. Salman},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  volume = {47},
+  number = {2},
+  pages = {742--754},
+  year = {2025},
+  doi = {10.1109/TPAMI.2024.3476487}
+}"""
+_MLA = """@inproceedings{zhang2024mla,
+  title = {Multimodal Representation Learning by Alternating Unimodal Adaptation},
+  author = {Zhang, Xiaohui and Yoon, Jaehong and Bansal, Mohit and Yao, Huaxiu},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2024}
+}"""
+_UMT = """@inproceedings{du2023umt,
+  title = {On Uni-Modal Feature Learning in Supervised Multi-Modal Learning},
+  author = {Du, Chenzhuang and Teng, Jiaye and Li, Tingle and others},
+  booktitle = {International Conference on Machine Learning},
+  year = {2023},
+  note = {arXiv:2305.01233}
+}"""
+_OGM_GE = """@inproceedings{peng2022ogmge,
+  title = {Balanced Multimodal Learning via On-the-fly Gradient Modulation},
+  author = {Peng, Xiaokang and Wei, Yake and Deng, Andong and Wang, Dong and Hu, Di},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2022}
+}"""
+_QMF = """@inproceedings{zhang2023qmf,
+  title = {Provable Dynamic Fusion for Low-Quality Multimodal Data},
+  author = {Zhang, Qingyang and Wu, Haitao and Zhang, Changqing and Hu, Qinghua and Fu, Huazhu and
+            Zhou, Joey Tianyi and Peng, Xi},
+  booktitle = {International Conference on Machine Learning},
+  year = {2023}
+}"""
+
 
 @hookimpl
 def register_strategies() -> list[Component]:
@@ -24,8 +61,48 @@ def register_strategies() -> list[Component]:
         Component("skip", "mmx_strategies.skip:Skip", "nothing stands in; the fusion reads what is there"),
         Component("zero_fill", "mmx_strategies.zero_fill:ZeroFill", "a zero token stands in"),
         Component("mean_fill", "mmx_strategies.mean_fill:MeanFill", "the mean summary token stands in"),
+        Component(
+            "modality_dropout",
+            "mmx_strategies.modality_dropout:ModalityDropout",
+            "modalities are hidden in training; nothing stands in",
+        ),
         Component("mask_token", "mmx_strategies.u2a:MaskToken", "a token predicted from what is there", _U2A),
         Component(
             "prompt", "mmx_strategies.missing_aware_prompts:Prompt", "prompts tell who is absent", _MAP
         ),
+    ]
+
+
+@hookimpl
+def register_fusions() -> list[Component]:
+    """Offer the fusions of published methods."""
+    return [
+        Component("entropy", "mmx_strategies.mla:EntropyFusion", "one shared head, weighed by certainty", _MLA),
+        Component("confidence", "mmx_strategies.qmf:ConfidenceFusion", "heads weighed by their energy", _QMF),
+    ]
+
+
+@hookimpl
+def register_adapters() -> list[Component]:
+    """Offer the adapters of published methods."""
+    return [
+        Component(
+            "scale_shift",
+            "mmx_strategies.scale_shift:ScaleShift",
+            "every layer's features scaled and shifted, one set an availability pattern",
+            _SSF,
+        )
+    ]
+
+
+@hookimpl
+def register_procedures() -> list[Component]:
+    """Offer the procedures of published methods."""
+    return [
+        Component("alternating", "mmx_strategies.mla:Alternating", "one step a modality, in turn", _MLA),
+        Component(
+            "distillation", "mmx_strategies.mmlora:Distillation", "uni-modal teachers guide the encoders", _UMT
+        ),
+        Component("ogm_ge", "mmx_strategies.ogm_ge:OgmGe", "the leading modality's gradients shrink", _OGM_GE),
+        Component("qmf", "mmx_strategies.qmf:Qmf", "losses of each modality, confidence by history", _QMF),
     ]

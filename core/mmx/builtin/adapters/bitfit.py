@@ -9,11 +9,11 @@ from mmx.errors import InputError
 class BitFit(Adapter):
     """Train the existing bias terms and nothing else. Source: Ben Zaken et al. (ACL 2022)."""
 
-    def apply(self, encoder: nn.Module) -> None:
+    def apply(self, module: nn.Module) -> None:
         """Freeze all but the parameters named `bias` (InputError where there are none)."""
-        biases = [p for name, p in encoder.named_parameters() if name.split(".")[-1] == "bias"]
+        biases = [p for name, p in module.named_parameters() if name.split(".")[-1] == "bias"]
         if not biases:
-            raise InputError(f"adapter 'bitfit': {type(encoder).__name__} has no biases to train")
-        encoder.requires_grad_(False)
+            raise InputError(f"adapter 'bitfit': {type(module).__name__} has no biases to train")
+        module.requires_grad_(False)
         for bias in biases:
             bias.requires_grad_(True)

@@ -8,6 +8,6 @@ from mmx.contracts import Adapter
 class Frozen(Adapter):
     """Freeze the encoder: with a linear fusion head this is a linear probe."""
 
-    def apply(self, encoder: nn.Module) -> None:
+    def apply(self, module: nn.Module) -> None:
         """Freeze every parameter."""
-        encoder.requires_grad_(False)
+        module.requires_grad_(False)

@@ -6,8 +6,8 @@ from mmx.contracts import Adapter
 
 
 class Full(Adapter):
-    """Fine-tune the whole encoder."""
+    """Fine-tune the whole module."""
 
-    def apply(self, encoder: nn.Module) -> None:
+    def apply(self, module: nn.Module) -> None:
         """Let every parameter train."""
-        encoder.requires_grad_(True)
+        module.requires_grad_(True)

@@ -36,14 +36,14 @@ class Lora(Adapter):
         self.targets = targets
         self.dropout = dropout
 
-    def apply(self, encoder: nn.Module) -> None:
+    def apply(self, module: nn.Module) -> None:
         """Inject the adapters in place (InputError where nothing, or nothing supported, is targeted)."""
         from peft import LoraConfig, inject_adapter_in_model
 
-        ranks = {name: self._rank(name, module) for name, module in self._chosen(encoder).items()}
+        ranks = {name: self._rank(name, module) for name, module in self._chosen(module).items()}
         if not ranks:
             raise InputError(
-                f"adapter 'lora': targets {self.targets!r} match no module of {type(encoder).__name__}"
+                f"adapter 'lora': targets {self.targets!r} match no module of {type(module).__name__}"
             )
         # Longest names first: peft takes the first pattern that is an ending of a module's name.
         ordered = sorted(ranks, key=len, reverse=True)
@@ -57,7 +57,23 @@ class Lora(Adapter):
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            inject_adapter_in_model(config, encoder)
+            inject_adapter_in_model(config, module)
+
+    def fold(self, module: nn.Module) -> None:
+        """Merge W + (α/r)·B·A into W and take the adapters out."""
+        from peft.tuners.lora import LoraLayer
+
+        wrapped = {n: inner for n, inner in module.named_modules() if isinstance(inner, LoraLayer)}
+        for name, inner in wrapped.items():
+            if any(name.startswith(f"{outer}.") for outer in wrapped):
+                continue  # the output map of nn.MultiheadAttention, which is unwrapped with the rest
+            parent, _, own = name.rpartition(".")
+            if hasattr(inner, "unload_and_optionally_merge_module"):
+                plain = inner.unload_and_optionally_merge_module(True, False, None)
+            else:
+                inner.merge()
+                plain = inner.get_base_layer()
+            setattr(module.get_submodule(parent), own, plain)
 
     def _chosen(self, encoder: nn.Module) -> dict[str, nn.Module]:
         """Give the targeted modules by name."""
@@ -68,6 +84,8 @@ class Lora(Adapter):
                 for n, m in encoder.named_modules()
                 if n in endings or n.endswith(tuple(f".{e}" for e in endings))
             }
+        if self.targets == "default" and not hasattr(encoder, "lora_targets"):
+            raise InputError(f"adapter 'lora': {type(encoder).__name__} names no targets; write them down")
         regex = str(encoder.lora_targets) if self.targets == "default" else self.targets
         try:
             pattern = re.compile(regex)

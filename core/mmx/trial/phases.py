@@ -1,0 +1,133 @@
+"""Trains a trial's phases, one after another, in the one loop; equal phases of a sweep are trained once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmx import evaluate
+from mmx.config import TrialSpec, digest
+from mmx.contracts import Presence
+from mmx.data import Split
+from mmx.model import MultimodalModel, State, hand_over
+from mmx.protocols import derive_seed, draw_presence
+from mmx.train import Figures, Fit, fit
+from mmx.trial.bench import Bench, monitor_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one phase did."""
+
+    fit: Fit
+    trainable: int
+    total: int
+
+
+def train_in_phases(
+    spec: TrialSpec,
+    bench: Bench,
+    device: torch.device,
+    on_epoch: Callable[[int, Figures], None] = lambda epoch, figures: None,
+) -> tuple[MultimodalModel, list[Stage]]:
+    """Train every phase; give the last one's model, at its best epoch, and what each phase did.
+
+    A phase starts from the one before, whose adapter is folded into the weights where the next phase has
+    another, or (`restart`) from the pretrained encoders. Its procedure may learn from the model before it.
+    The result of a phase is a function of its own and all earlier settings, and is kept by their hash for
+    other trials of the same call. `on_epoch` is told epochs that go on counting.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    stages: list[Stage] = []
+    models: list[MultimodalModel] = []
+    start, told, before = None, 0, [""]
+    specs = spec.stages()
+    for place, now in enumerate(specs):
+        restart = bool(spec.training.phases) and spec.training.phases[place].restart
+        model = bench.model(now, None if restart else start).to(device)
+        teacher = models[-1] if models else None
+        models = [model]
+        before.append(digest([before[-1], restart, _content(now), str(device)]))
+        kept = bench.kept(before[-1]) if spec.training.phases else None
+        if kept is not None and kept.exists():
+            fitted = _recall(model, kept)
+            for epoch, figures in enumerate(fitted.history):
+                on_epoch(told + epoch, figures)
+        else:
+            fitted = _train(now, bench, model, teacher, device, _shifted(on_epoch, told))
+            if kept is not None:
+                _remember(model, fitted, kept)
+        told += len(fitted.history)
+        stages.append(Stage(fitted, *model.count_parameters()))
+        if place + 1 < len(specs):
+            start = _copy(hand_over(model, now, specs[place + 1]))
+    return models[-1], stages
+
+
+def _shifted(on_epoch: Callable[[int, Figures], None], by: int) -> Callable[[int, Figures], None]:
+    return lambda epoch, figures: on_epoch(by + epoch, figures)
+
+
+def _train(
+    spec: TrialSpec,
+    bench: Bench,
+    model: MultimodalModel,
+    teacher: MultimodalModel | None,
+    device: torch.device,
+    on_epoch: Callable[[int, Figures], None],
+) -> Fit:
+    seed = spec.missing.seed
+    train, val = bench.split(spec, "train"), bench.split(spec, "val")
+    val_presence, size = _presence(spec, bench, val, seed), max(256, spec.training.batch_size)
+    return fit(
+        model,
+        bench.procedure(spec, model, teacher),
+        train,
+        _presence(spec, bench, train, derive_seed(seed, "train", spec.seed)),
+        spec.training,
+        monitor_of(spec, train.task),
+        lambda: evaluate.validate(model, val, val_presence, device, size, spec.training.loader_workers),
+        spec.seed,
+        device,
+        on_epoch,
+    )
+
+
+def _presence(spec: TrialSpec, bench: Bench, split: Split, seed: int) -> Presence:
+    """Draw who is present, then take away the modalities that training does not see."""
+    train = spec.missing.train
+    drawn = draw_presence(bench.protocol(spec), train.rate, split.ids, split.natural, seed, split.name)
+    seen = train.modalities or split.modalities
+    return {m: present if m in seen else torch.zeros_like(present) for m, present in drawn.items()}
+
+
+def _content(spec: TrialSpec) -> dict[str, object]:
+    """Give what a phase's result depends on; how it is evaluated is no part of it."""
+    content = spec.to_dict()
+    del content["missing"]["eval"], content["training"]["loader_workers"]
+    return content
+
+
+def _copy(state: State) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _remember(model: MultimodalModel, fitted: Fit, path: Path) -> None:
+    """Write a trained phase; the file appears whole or not at all."""
+    state = {name: tensor.cpu().contiguous() for name, tensor in _copy(model.state_dict()).items()}
+    half = path.with_suffix(".part")
+    save_file(state, half, metadata={"fit": json.dumps(asdict(fitted))})
+    half.replace(path)
+
+
+def _recall(model: MultimodalModel, path: Path) -> Fit:
+    """Read a trained phase into a model that was built like it."""
+    with safe_open(path, framework="pt") as file:
+        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 no mapping
+        return Fit(**json.loads(file.metadata()["fit"]))
