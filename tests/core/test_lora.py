@@ -319,3 +319,70 @@ def test_lora_starts_at_the_encoder_it_was_given() -> None:
 def test_bitfit_without_a_bias_is_refused() -> None:
     with pytest.raises(InputError, match="no biases"):
         BitFit().apply(Wrapped(nn.Linear(WIDTH, WIDTH, bias=False)))
+
+
+# ----------------------------------------------------------------------------------------------- folding
+
+
+def _shaken(module: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2)
+
+
+FOLDED: dict[str, tuple[nn.Module, str, torch.Tensor]] = {
+    "linear": (nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5)), "[02]", torch.randn(3, 6)),
+    "convolution": (nn.Sequential(nn.Conv2d(2, 4, 3)), "0", torch.randn(2, 2, 5, 5)),
+    "embedding": (nn.Sequential(nn.Embedding(7, 6)), "0", torch.tensor([[1, 2, 6]])),
+}
+
+
+@pytest.mark.parametrize(("module", "targets", "raw"), FOLDED.values(), ids=list(FOLDED))
+def test_folding_leaves_plain_weights_and_equal_outputs(
+    module: nn.Module, targets: str, raw: torch.Tensor
+) -> None:
+    plain = set(module.state_dict())
+    adapter = Lora(rank=2, targets=targets)
+    adapter.apply(module)
+    _shaken(module)
+    with torch.no_grad():
+        before = module.eval()(raw)
+        adapter.fold(module)
+        assert torch.allclose(module(raw), before, atol=1e-5)
+    assert set(module.state_dict()) == plain
+
+
+def test_folding_undoes_multihead_attention() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    module = Attending()
+    plain = set(module.state_dict())
+    adapter = Lora(rank=2, targets="attention")
+    adapter.apply(module)
+    _shaken(module)
+    raw = torch.randn(2, 3, 8)
+    with torch.no_grad():
+        before = module.eval()(raw)
+        adapter.fold(module)
+        assert torch.allclose(module(raw), before, atol=1e-5)
+    assert set(module.state_dict()) == plain
+
+
+def test_what_names_no_targets_must_be_told_some() -> None:
+    with pytest.raises(InputError, match="names no targets"):
+        Lora().apply(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_a_grouped_convolution_is_not_folded() -> None:
+    module = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    adapter = Lora(rank=2, targets="0")
+    adapter.apply(module)
+    with pytest.raises(InputError, match="cannot merge '0', a grouped convolution"):
+        adapter.fold(module)

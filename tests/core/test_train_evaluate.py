@@ -211,7 +211,7 @@ def scripted(plan: Plan, figures: list[float], **training: Any) -> tuple[Any, An
 
     options = replace(spec.training, epochs=len(figures), **training)
     fitted = fit(
-        model, plan.bench.procedure(spec), split, split.natural, options, Monitor("val/x", True),
+        model, plan.bench.procedure(spec, model), split, split.natural, options, Monitor("val/x", True),
         lambda: {"val/x": next(told)}, 0, CPU, on_epoch,
     )  # fmt: skip
     return model, fitted, states

@@ -35,8 +35,15 @@ def check_cell(bench: Bench, spec: TrialSpec, faults: list[Fault]) -> None:
             faults.append(Fault(f"encoders.{m}", message))
             return
     modalities = bench.modalities(spec)
-    _check_training(spec.training, faults)
-    _check_rates(bench, spec, modalities, faults)
+    for place, stage in enumerate(spec.stages()):
+        key = f"training.phases.{place}" if spec.training.phases else "training"
+        _check_training(stage.training, key, faults)
+        _check_seen(stage, key, modalities, faults)
+        _check_rates(bench, stage, modalities, faults)
+        try:
+            monitor_of(stage, dataset.task)
+        except InputError as error:
+            faults.append(Fault("", str(error)))
     names = [pattern_name(p, modalities) for p in all_patterns(modalities)]
     if spec.missing.eval.patterns != "all":
         for name in spec.missing.eval.patterns:
@@ -44,13 +51,20 @@ def check_cell(bench: Bench, spec: TrialSpec, faults: list[Fault]) -> None:
                 faults.append(
                     Fault("missing.eval.patterns", f"'{name}' is no pattern.{did_you_mean(name, names)}")
                 )
-    try:
-        monitor_of(spec, dataset.task)
-    except InputError as error:
-        faults.append(Fault("", str(error)))
 
 
-def _check_training(training: TrainingSpec, faults: list[Fault]) -> None:
+def _check_seen(stage: TrialSpec, key: str, modalities: tuple[str, ...], faults: list[Fault]) -> None:
+    """Check which modalities training sees."""
+    where = f"{key}.modalities" if "phases" in key else "missing.train.modalities"
+    seen = stage.missing.train.modalities
+    if len(set(seen)) < len(seen):
+        faults.append(Fault(where, f"{list(seen)} names a modality twice"))
+    for m in seen:
+        if m not in modalities:
+            faults.append(Fault(where, f"there is no encoder for '{m}'.{did_you_mean(m, modalities)}"))
+
+
+def _check_training(training: TrainingSpec, key: str, faults: list[Fault]) -> None:
     checks = {
         "epochs": (training.epochs >= 1, "at least 1"),
         "batch_size": (training.batch_size >= 1, "at least 1"),
@@ -64,7 +78,7 @@ def _check_training(training: TrainingSpec, faults: list[Fault]) -> None:
     }
     for name, (holds, rule) in checks.items():
         if not holds:
-            faults.append(Fault(f"training.{name}", f"{getattr(training, name)!r} must be {rule}"))
+            faults.append(Fault(f"{key}.{name}", f"{getattr(training, name)!r} must be {rule}"))
 
 
 def _check_rates(bench: Bench, spec: TrialSpec, modalities: tuple[str, ...], faults: list[Fault]) -> None:

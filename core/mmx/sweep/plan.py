@@ -78,13 +78,6 @@ def _build_each_model(plan: Plan) -> None:
             except InputError as error:
                 faults.append(Fault(cell.raw.place, str(error)))
                 continue
-            if counts[key][0] == 0:
-                faults.append(
-                    Fault(
-                        cell.raw.place or "adapter",
-                        "nothing would train: adapter, strategy and fusion are all fixed",
-                    )
-                )
         plan.parameters[cell.id] = counts[key]
     if faults:
         raise ConfigError(plan.sweep.source, faults)
@@ -101,9 +94,12 @@ def _build(bench: Bench, spec: TrialSpec) -> tuple[int, int]:
     """Build all phases' models and procedures; give the most that one trains, and the last one's size."""
     teacher: MultimodalModel | None = None
     counts = []
-    for stage in spec.stages():
+    for place, stage in enumerate(spec.stages()):
         model = bench.model(stage)
         bench.procedure(stage, model, teacher)
         counts.append(model.count_parameters())
+        if counts[-1][0] == 0:
+            where = f"training.phases.{place}: " if spec.training.phases else "adapter: "
+            raise InputError(f"{where}nothing would train: adapter, strategy and fusion are all fixed")
         teacher = model
     return max(trainable for trainable, _ in counts), counts[-1][1]

@@ -46,8 +46,10 @@ class Resolver:
         for key, kind in component_keys(data).items():
             parts[key] = self._component(data, key, kind, {**assigned, **lowest})
         own: list[Fault] = []
-        stages = (data["training"] or {}).get("phases") or []
-        rest = {k: v for k, v in (data["training"] or {}).items() if k != "phases"}
+        stages = get_path(data, "training.phases") or []
+        rest = data["training"] or {}
+        if isinstance(rest, Mapping):
+            rest = {k: v for k, v in rest.items() if k != "phases"}
         training = read(TrainingSpec, rest, "training", own)
         phases = self._phases(stages, list(data["encoders"]), parts, own)
         self._check_paths(data, {**assigned, **lowest})

@@ -22,8 +22,18 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     ),
     "strategy": (*IN_A_MODEL, models.strategy_hides_but_never_all),
     "fusion": IN_A_MODEL,
-    "adapter": (parts.adapter_starts_at_the_pretrained_encoder, parts.adapter_trains_what_it_frees),
-    "procedure": (parts.procedure_yields_steps_that_can_be_taken,),
+    "adapter": (
+        parts.adapter_starts_at_the_pretrained_encoder,
+        parts.adapter_trains_what_it_frees,
+        parts.adapter_folds_into_plain_weights,
+        parts.adapter_keeps_patterns_apart,
+    ),
+    "procedure": (
+        parts.procedure_yields_steps_that_can_be_taken,
+        parts.procedure_never_reads_what_is_absent,
+        parts.procedure_trains_everywhere,
+        parts.procedure_is_a_function_of_the_seed,
+    ),
     "dataset": (
         sources.dataset_splits_share_no_sample,
         sources.dataset_samples_fit_their_description,

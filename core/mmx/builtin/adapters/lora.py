@@ -60,7 +60,10 @@ class Lora(Adapter):
             inject_adapter_in_model(config, module)
 
     def fold(self, module: nn.Module) -> None:
-        """Merge W + (α/r)·B·A into W and take the adapters out."""
+        """Merge W + (α/r)·B·A into W and take the adapters out.
+
+        Raises InputError for grouped convolutions, which peft cannot merge.
+        """
         from peft.tuners.lora import LoraLayer
 
         wrapped = {n: inner for n, inner in module.named_modules() if isinstance(inner, LoraLayer)}
@@ -68,6 +71,8 @@ class Lora(Adapter):
             if any(name.startswith(f"{outer}.") for outer in wrapped):
                 continue  # the output map of nn.MultiheadAttention, which is unwrapped with the rest
             parent, _, own = name.rpartition(".")
+            if getattr(inner.get_base_layer(), "groups", 1) > 1:
+                raise InputError(f"adapter 'lora': peft cannot merge '{name}', a grouped convolution")
             if hasattr(inner, "unload_and_optionally_merge_module"):
                 plain = inner.unload_and_optionally_merge_module(True, False, None)
             else:
