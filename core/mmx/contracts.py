@@ -28,7 +28,18 @@ from torch import Tensor, nn
 from mmx.errors import InputError
 from mmx.protocols import Protocol
 from mmx.tasks import Task
-from mmx.types import Batch, Logits, Modality, Pattern, Presence, Prompts, TokenMap, Tokens, first_token
+from mmx.types import (
+    Batch,
+    Logits,
+    Modality,
+    Pattern,
+    Presence,
+    Prompts,
+    TokenMap,
+    Tokens,
+    first_token,
+    head_logits,
+)
 
 __all__ = [
     "Adapter",
@@ -58,6 +69,7 @@ __all__ = [
     "TrialLog",
     "TrialRecord",
     "first_token",
+    "head_logits",
 ]
 
 

@@ -247,6 +247,7 @@ def _adapt(
     """Apply an adapter to an encoder or to the fusion, on the weights of `start` where there are some."""
     torch.manual_seed(derive_seed(known["seed"], "adapter", name))
     adapter: Adapter = _construct(registry.load_class("adapter", part.name), part, "adapter", known)
+    _make_room(module, start)
     plain = start.keys() == module.state_dict().keys()
     if plain:
         module.load_state_dict(start)
@@ -254,6 +255,15 @@ def _adapt(
     if start and not plain:
         module.load_state_dict(start)
     return adapter
+
+
+def _make_room(module: nn.Module, start: State) -> None:
+    """Give layers that were built without them the biases that folding an adapter has given others."""
+    for name in start.keys() - module.state_dict().keys():
+        parent, _, own = name.rpartition(".")
+        for holder in (m for n, m in module.named_modules() if n == parent):
+            if own in holder._parameters:  # registered as None
+                holder.register_parameter(own, nn.Parameter(start[name].detach().clone()))
 
 
 def _construct(cls: type, part: ComponentSpec, kind: str, known: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 Modality = str
 Pattern = frozenset[Modality]
@@ -62,3 +62,14 @@ def first_token(tokens: Tokens) -> tuple[Float[Tensor, "batch width"], Bool[Tens
     if values.shape[1] == 0:
         return values.sum(dim=1), valid.any(dim=1)
     return torch.where(valid[:, :1], values[:, 0], 0.0), valid[:, 0]
+
+
+def head_logits(head: nn.Module, tokens: Tokens, out: int) -> Logits:
+    """Give a head's logits (batch, out) of the summary tokens; zeros where there is no valid one.
+
+    Where no row has the modality the head is not touched: it gets no gradient, and no optimiser moves it.
+    """
+    values, valid = first_token(tokens)
+    if tokens.values.shape[1] == 0:
+        return values.new_zeros(len(values), out)
+    return torch.where(valid[:, None], head(values), 0.0)

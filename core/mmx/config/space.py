@@ -46,10 +46,11 @@ def cells(trial: Mapping[str, Any], search: SearchSpec, faults: list[Fault]) -> 
     found: dict[str, RawCell] = {}
     try:
         for label, settings in methods.items() or [("", {})]:
-            for assigned in _combinations(apply(trial, settings), axes):
+            for assigned in _combinations(apply(trial, settings), axes, label):
                 whole = {**settings, **assigned}
                 data = apply(trial, whole)
-                inside = {p: t for p, t in tune.items() if _holds(data, t.get("when", {}))}
+                told = {**data, "method": label}
+                inside = {p: t for p, t in tune.items() if _holds(told, t.get("when", {}))}
                 found.setdefault(digest([data, inside]), RawCell(data, whole, inside, label))
     except ConfigError as error:
         faults += error.faults
@@ -91,14 +92,14 @@ def _depth(path: str) -> tuple[int, bool]:
 
 
 def _combinations(
-    trial: Mapping[str, Any], axes: Mapping[str, tuple[list[Any], Mapping[str, Any]]]
+    trial: Mapping[str, Any], axes: Mapping[str, tuple[list[Any], Mapping[str, Any]]], method: str
 ) -> Iterator[dict[str, Any]]:
     """Combine the free axes, then, where their conditions hold, the conditional ones."""
     free = {path: values for path, (values, when) in axes.items() if not when}
     bound = {path: axis for path, axis in axes.items() if axis[1]}
     for chosen in product(*free.values()):
         assigned = dict(zip(free, chosen, strict=True))
-        data = apply(trial, assigned)
+        data = {**apply(trial, assigned), "method": method}
         holding = {path: values for path, (values, when) in bound.items() if _holds(data, when)}
         for extra in product(*holding.values()):
             yield {**assigned, **dict(zip(holding, extra, strict=True))}
@@ -163,7 +164,8 @@ def _when(key: str, when: Any, faults: list[Fault]) -> Mapping[str, Any]:
         faults.append(Fault(f"{key}.when", f"{when!r} is no mapping such as {{strategy.name: prompt}}"))
         return {}
     for path in when:
-        _check_path(f"{key}.when", path, faults)
+        if path != "method":
+            _check_path(f"{key}.when", path, faults)
     return when
 
 

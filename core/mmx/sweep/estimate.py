@@ -1,5 +1,6 @@
 """Estimates how long a sweep has still to run: from finished trials, or from a few timed training steps."""
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def _seconds_of_one(bench: Bench, spec: TrialSpec, records: Sequence[TrialRecord
 def _time_steps(bench: Bench, spec: TrialSpec) -> float:
     """Time a few training steps on real rows and extend them to all epochs."""
     model, split = bench.model(spec).train(), bench.split(spec, "train")
-    procedure = bench.procedure(spec, model, teacher=model)
+    procedure = bench.procedure(spec, model, teacher=copy.deepcopy(model))
     seen = spec.missing.train.modalities or split.modalities
     presence = {m: there if m in seen else torch.zeros_like(there) for m, there in split.natural.items()}
     batch = split.batch(rows_that_have_any(presence)[: spec.training.batch_size], presence)

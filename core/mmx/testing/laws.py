@@ -1,5 +1,6 @@
 """What every law shares: its form, why one may not apply, and the law of gradients."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,10 @@ from mmx.registry import Offer, Registry
 
 Check = Callable[[Registry, Offer], None]
 """Takes (registry, offer) and raises AssertionError where the law is broken."""
+
+
+SHIFTS_A_KEY = re.compile(r"\bkey\.(.*\.)?(bias|beta)\b")
+"""Parameters whose gradient is zero by law: what shifts a key shifts all scores of a query alike."""
 
 
 class NotHere(Exception):  # noqa: N818 no error: it says that a check does not apply, and why
@@ -25,6 +30,5 @@ def assert_gradient_everywhere(module: nn.Module, loss: Callable[[], Tensor]) ->
         loss().backward()
         reached |= {n for n, p in trainable.items() if p.grad is not None and bool((p.grad != 0).any())}
         optimizer.step()
-    # A key's bias shifts all scores of a query alike, and softmax ignores that: its gradient is zero by law.
-    missed = {n for n in set(trainable) - reached if not n.endswith(("key.bias", "key.base_layer.bias"))}
+    missed = {n for n in set(trainable) - reached if not SHIFTS_A_KEY.search(n)}
     assert not missed, f"no gradient reaches {sorted(missed)}"

@@ -56,15 +56,15 @@ def train_in_phases(
         before.append(digest([before[-1], restart, _content(now), str(device)]))
         kept = bench.kept(before[-1]) if spec.training.phases else None
         if kept is not None and kept.exists():
-            fitted = _recall(model, kept)
-            for epoch, figures in enumerate(fitted.history):
+            stages.append(_recall(model, kept))
+            for epoch, figures in enumerate(stages[-1].fit.history):
                 on_epoch(told + epoch, figures)
         else:
             fitted = _train(now, bench, model, teacher, device, _shifted(on_epoch, told))
+            stages.append(Stage(fitted, *model.count_parameters()))
             if kept is not None:
-                _remember(model, fitted, kept)
-        told += len(fitted.history)
-        stages.append(Stage(fitted, *model.count_parameters()))
+                _remember(model, stages[-1], kept)
+        told += len(stages[-1].fit.history)
         if place + 1 < len(specs):
             start = _copy(hand_over(model, now, specs[place + 1]))
     return models[-1], stages
@@ -118,16 +118,17 @@ def _copy(state: State) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def _remember(model: MultimodalModel, fitted: Fit, path: Path) -> None:
+def _remember(model: MultimodalModel, stage: Stage, path: Path) -> None:
     """Write a trained phase; the file appears whole or not at all."""
     state = {name: tensor.cpu().contiguous() for name, tensor in _copy(model.state_dict()).items()}
     half = path.with_suffix(".part")
-    save_file(state, half, metadata={"fit": json.dumps(asdict(fitted))})
+    save_file(state, half, metadata={"stage": json.dumps(asdict(stage))})
     half.replace(path)
 
 
-def _recall(model: MultimodalModel, path: Path) -> Fit:
+def _recall(model: MultimodalModel, path: Path) -> Stage:
     """Read a trained phase into a model that was built like it."""
     with safe_open(path, framework="pt") as file:
         model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 no mapping
-        return Fit(**json.loads(file.metadata()["fit"]))
+        told = json.loads(file.metadata()["stage"])
+    return Stage(Fit(**told.pop("fit")), **told)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from mmx.contracts import Fusion, Logits, Modality, Task, TokenMap, first_token
+from mmx.contracts import Fusion, Logits, Modality, Task, TokenMap, first_token, head_logits
 from mmx.errors import InputError
 
 
@@ -31,15 +31,7 @@ class MeanLogits(Fusion):
 
     def modality_logits(self, tokens: TokenMap) -> Mapping[Modality, Logits]:
         """Give each head's logits."""
-        found = {}
-        for m, head in self.heads.items():
-            values, valid = first_token(tokens[m])
-            # Where nobody has it the head is not touched: no gradient, so that no optimiser moves it.
-            blank = values.new_zeros(len(values), self.out)
-            found[m] = (
-                torch.where(valid[:, None], head(values), blank) if tokens[m].values.shape[1] else blank
-            )
-        return found
+        return {m: head_logits(head, tokens[m], self.out) for m, head in self.heads.items()}
 
     def forward(self, tokens: TokenMap) -> Logits:
         """Fuse."""
