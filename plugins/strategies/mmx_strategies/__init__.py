@@ -77,7 +77,9 @@ def register_strategies() -> list[Component]:
 def register_fusions() -> list[Component]:
     """Offer the fusions of published methods."""
     return [
-        Component("entropy", "mmx_strategies.mla:EntropyFusion", "one shared head, weighed by certainty", _MLA),
+        Component(
+            "entropy", "mmx_strategies.mla:EntropyFusion", "one shared head, weighed by certainty", _MLA
+        ),
         Component("confidence", "mmx_strategies.qmf:ConfidenceFusion", "heads weighed by their energy", _QMF),
     ]
 
@@ -101,8 +103,13 @@ def register_procedures() -> list[Component]:
     return [
         Component("alternating", "mmx_strategies.mla:Alternating", "one step a modality, in turn", _MLA),
         Component(
-            "distillation", "mmx_strategies.mmlora:Distillation", "uni-modal teachers guide the encoders", _UMT
+            "distillation",
+            "mmx_strategies.mmlora:Distillation",
+            "uni-modal teachers guide the encoders",
+            _UMT,
         ),
-        Component("ogm_ge", "mmx_strategies.ogm_ge:OgmGe", "the leading modality's gradients shrink", _OGM_GE),
+        Component(
+            "ogm_ge", "mmx_strategies.ogm_ge:OgmGe", "the leading modality's gradients shrink", _OGM_GE
+        ),
         Component("qmf", "mmx_strategies.qmf:Qmf", "losses of each modality, confidence by history", _QMF),
     ]
