@@ -1,13 +1,18 @@
 """Mask tokens: what stands in each slot, what it was predicted from, and what its loss touches."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mmx.contracts import EncoderFacts, Tokens, first_token
+from mmx.builtin.fusions.concat import Concat
+from mmx.builtin.fusions.sum import Sum
+from mmx.contracts import Batch, Encoder, EncoderFacts, Fusion, Prompts, Tokens, first_token
+from mmx.model import MultimodalModel
 from mmx.testing import world
 from mmx_strategies.u2a import MaskToken
 
@@ -258,3 +263,181 @@ def test_proxy_starts_as_a_copy_of_the_class_token() -> None:
     assert float((copied - encoder.class_token[0]).abs().max()) < 0.1
     noise = MaskToken(world.names(2), world.WIDTH, facts, start="noise").proxies["m0"]
     assert float(noise.abs().max()) < 0.1
+
+
+# ---------------------------------------------------------------------------------------- the whole model
+
+COMPLETE = [1, 1, 1, 1, 1, 1]
+LACKING = {
+    2: {"m0": [1, 0, 1, 0, 1, 1], "m1": [0, 1, 1, 1, 0, 1]},
+    3: {"m0": [1, 0, 0, 1, 1, 1], "m1": [0, 1, 0, 1, 0, 1], "m2": [0, 0, 1, 0, 1, 1]},
+}
+FUSIONS: dict[str, Callable[[tuple[str, ...]], Fusion]] = {
+    "sum": lambda names: Sum(world.WIDTH, world.task()),
+    "concat": lambda names: Concat(names, world.WIDTH, world.task()),
+}
+each_fusion = pytest.mark.parametrize("fusion", FUSIONS)
+each_mask = pytest.mark.parametrize("read_only", [False, True], ids=["mask A", "mask B"])
+each_count = pytest.mark.parametrize("count", [2, 3])
+
+
+def whole(count: int, fusion: str, **options: Any) -> MultimodalModel:
+    """Build a model of transformers that take prompts; all of it trains."""
+    torch.manual_seed(0)
+    names = world.names(count)
+    encoders: dict[str, Encoder] = {m: world.PromptableEncoder() for m in names}
+    facts = {m: EncoderFacts.of(e) for m, e in encoders.items()}
+    head = FUSIONS[fusion](names)
+    middle = MaskToken(names, world.WIDTH, facts, **options)
+    return MultimodalModel(encoders, middle, head, world.WIDTH)
+
+
+def disturbed(batch: Batch, rows: Mapping[str, Sequence[int]], filler: float) -> Batch:
+    """Put something else in some inputs: `filler`, or, where that is finite, noise of that size."""
+    inputs = {}
+    for m, raw in batch.inputs.items():
+        chosen = torch.tensor(rows[m], dtype=torch.bool)[:, None]
+        other = torch.randn(raw.shape, generator=torch.Generator().manual_seed(5)) * filler
+        inputs[m] = torch.where(chosen, other, raw)
+    return Batch(inputs, batch.presence, batch.target, batch.ids)
+
+
+def absent(presence: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    return {m: [1 - there for there in rows] for m, rows in presence.items()}
+
+
+def read(model: MultimodalModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Give the logits, the encoders' proxies and the slots that the fusion reads."""
+    with torch.no_grad():
+        front = len(model.modalities) - 1
+        encoded = model.encode(batch.inputs, batch.presence, batch.presence)
+        logits, _, slots = model(batch)
+    proxies = {m: t.values[batch.presence[m], :front] for m, t in encoded.items()}
+    return logits, proxies, {m: first_token(t)[0] for m, t in slots.items()}
+
+
+def equal(first: Any, second: Any) -> bool:
+    (logits, *maps), (others, *their) = first, second
+    pairs = [(a[m], b[m]) for a, b in zip(maps, their, strict=True) for m in a]
+    return torch.equal(logits, others) and all(torch.equal(a, b) for a, b in pairs)
+
+
+@each_count
+@each_mask
+@each_fusion
+@pytest.mark.parametrize("filler", [float("nan"), 1e4], ids=["nan", "noise"])
+def test_nothing_absent_reaches_logits_or_proxies(
+    count: int, read_only: bool, fusion: str, filler: float
+) -> None:
+    model = whole(count, fusion, read_only=read_only).eval()
+    batch = world.batch_of(LACKING[count])
+    plain = read(model, batch)
+    assert equal(plain, read(model, disturbed(batch, absent(LACKING[count]), filler)))
+    assert not equal(plain, read(model, disturbed(batch, LACKING[count], 1.0)))
+
+
+@each_count
+@each_mask
+def test_what_dropout_hides_reaches_no_logits_but_the_loss(count: int, read_only: bool) -> None:
+    model = whole(count, "concat", read_only=read_only, dropout=1.0).train()
+    batch = world.batch_of(dict.fromkeys(world.names(count), COMPLETE))
+
+    def run(batch: Batch) -> Any:
+        torch.manual_seed(3)
+        return model(batch)
+
+    torch.manual_seed(3)
+    left = model.strategy.hide(batch.presence)
+    gone = {m: (~there).int().tolist() for m, there in left.items()}
+    assert sum(map(sum, gone.values())) == len(COMPLETE)
+    plain, other = run(batch), run(disturbed(batch, gone, 10.0))
+    assert torch.allclose(plain.logits, other.logits, rtol=0, atol=1e-6)
+    assert abs((plain.losses["alignment"] - other.losses["alignment"]).item()) > 1e-3
+
+
+@each_count
+@each_fusion
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize(("read_only", "same"), [(False, False), (True, True)], ids=["mask A", "mask B"])
+def test_prediction_from_everything_depends_on_the_proxies_in_mask_a_alone(
+    count: int, fusion: str, training: bool, read_only: bool, same: bool
+) -> None:
+    model = whole(count, fusion, read_only=read_only, dropout=0.0).train(training)
+    batch = world.batch_of(dict.fromkeys(world.names(count), COMPLETE))
+    logits, proxies, slots = read(model, batch)
+    with torch.no_grad():
+        for proxy in model.strategy.proxies.values():  # type: ignore[operator,union-attr]
+            proxy.normal_(std=10.0)
+    others, moved, their = read(model, batch)
+    assert torch.allclose(logits, others, rtol=0, atol=1e-6) == same
+    assert all(torch.allclose(slots[m], their[m], rtol=0, atol=1e-6) == same for m in slots)
+    assert not any(torch.allclose(proxies[m], moved[m], atol=1e-2) for m in proxies)
+
+
+def gradients(model: MultimodalModel, batch: Batch, aligned: bool) -> dict[str, Tensor]:
+    """Give the gradient of the task's loss, or of that and the strategy's; zeros where there is none."""
+    torch.manual_seed(3)
+    model.train().zero_grad(set_to_none=True)
+    logits, losses, _ = model(batch)
+    loss = world.task().loss(logits, batch.target)
+    (loss + sum(losses.values()) if aligned else loss).backward()
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+
+
+@each_count
+@each_mask
+@each_fusion
+@pytest.mark.parametrize("stop", [True, False], ids=["stopped", "flowing"])
+def test_without_lambda_the_gradient_is_the_tasks_alone(
+    count: int, read_only: bool, fusion: str, stop: bool
+) -> None:
+    options = {"read_only": read_only, "stop_gradient": stop, "dropout": 0.5}
+    with_loss, without = (whole(count, fusion, alignment=a, **options) for a in (0.2, 0.0))
+    batch = world.batch_of(LACKING[count] | {"m0": COMPLETE})
+    expected = gradients(without, batch, aligned=True)
+    task = gradients(with_loss, batch, aligned=False)
+    assert expected.keys() == task.keys()
+    assert all(torch.allclose(g, task[n], rtol=1e-4, atol=1e-6) for n, g in expected.items())
+    total = gradients(with_loss, batch, aligned=True)
+    moved = {n for n, g in expected.items() if not torch.allclose(g, total[n], rtol=1e-3, atol=1e-5)}
+    assert {f"strategy.proxies.{m}" for m in world.names(count)} <= moved
+    assert any(n.startswith("encoders.") for n in moved)
+    assert not any(n.startswith("fusion.") for n in moved)
+
+
+@each_count
+@each_mask
+@each_fusion
+def test_slots_are_own_summaries_or_mean_proxies_and_the_fusion_reads_them(
+    count: int, read_only: bool, fusion: str
+) -> None:
+    model = whole(count, fusion, read_only=read_only).eval()
+    for parameter in model.fusion.parameters():
+        torch.nn.init.normal_(parameter)
+    batch, names = world.batch_of(LACKING[count]), world.names(count)
+    logits, _, slots = read(model, batch)
+    for row in range(len(COMPLETE)):
+        said = {}  # what each encoder that has something to read says: proxies of the others, its own summary
+        for m in names:
+            if batch.presence[m][row]:
+                prompts = Prompts(model.strategy.proxies[m][None, None], read_only=read_only)  # type: ignore[index]
+                said[m] = model.encoders[m](batch.inputs[m][row : row + 1], prompts=prompts).values[0]
+        filled = []
+        for n in names:
+            guesses = [said[m][[o for o in names if o != m].index(n)] for m in said if m != n]
+            filled.append(said[n][count - 1] if n in said else torch.stack(guesses).mean(dim=0))
+        for n, expected in zip(names, filled, strict=True):
+            assert torch.allclose(slots[n][row], expected, atol=1e-5)
+        assert torch.allclose(logits[row], headed(model, filled), rtol=1e-4, atol=1e-4)
+
+
+def headed(model: MultimodalModel, slots: Sequence[Tensor]) -> Tensor:
+    """Fuse one row's slots by hand."""
+    if isinstance(model.fusion, Sum):
+        norm, head = model.fusion.norm, model.fusion.head
+        total = torch.stack(list(slots)).sum(dim=0)
+        centred = total - total.mean()
+        normed = centred / (centred.square().mean() + norm.eps).sqrt() * norm.weight + norm.bias
+    else:
+        head, normed = model.fusion.head[-1], torch.cat(list(slots))  # type: ignore[index]
+    return F.linear(normed, head.weight, head.bias)

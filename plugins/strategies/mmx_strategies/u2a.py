@@ -36,17 +36,30 @@ class MaskToken(Strategy):
     comes out as P_{m→n}, a prediction of n's summary token C_n.
 
     Slot n: C_n and n's other tokens where n is there; else the mean of P_{m→n} over present m ([choice] for
-    more than two modalities). Loss: `alignment` · mean over pairs with both really there of
-    MSE(P_{m→n}, C_n) ([choice] MSE; C_n without gradient, `stop_gradient`).
+    more than two modalities). Loss: λ · mean over pairs with both really there of MSE(P_{m→n}, C_n), over
+    those that dropout hides too ([choice] MSE).
 
-    Options, each a switch for ablation: `alignment` (0: none); `dropout`, the probability that a complete
-    training sample has one modality hidden, evenly chosen ([choice] M/(M+1), so that all and each single
-    loss are equally likely; 0: none); `source`: "auto" puts the token in front of the encoder's input where
-    the encoder takes prompts [choice], else lets it cross-attend to the output; "output" always the latter;
-    "constant" is a learned token that sees no input (the control without proxies); `start`: tokens in the
-    encoder start as noisy copies of its class token, so that what they read is of use from the first step, or
-    as "noise" N(0, 0.02²) [choice]. `read_only`: no other token attends to a proxy, so that the class token
-    of what is there is what it would be without them (variant B; False is variant A) [choice].
+    Dropout [choice of recipe]: of a complete training sample one of {all stay, m_1 goes, ..., m_M goes} is
+    drawn, each with probability 1/(M+1). What goes is still encoded, as the target of the loss, and is gone
+    only where slots are filled. A sample that really lacks something loses nothing more.
+
+    Switches for ablation, of the strategy:
+
+    - `alignment`: λ, 0.2 as in the paper; 0: no loss, and what is hidden is not encoded;
+    - `stop_gradient`: C_n in the loss is without gradient [choice]; false lets it move towards the proxies;
+    - `read_only`: false is mask A, where class token and patches attend to the proxies too; true is mask B,
+      where nothing attends to a proxy, so that the class token is what it would be without them [choice];
+    - `dropout`: the probability that a complete sample has one modality hidden, evenly chosen; by default
+      M/(M+1), the draw above; 0: none;
+    - `source`: "auto" puts the token in front of the encoder's input where the encoder takes prompts
+      [choice], else lets it cross-attend to the output; "output" always the latter; "constant" is a learned
+      token that sees no input (the control without proxies);
+    - `start`: tokens in the encoder start as noisy copies of its class token, so that what they read is of
+      use from the first step, or as "noise" N(0, 0.02²) [choice].
+
+    Switches of the sweep: `fusion: sum` (layer norm of the sum of the slots, then a linear head) or `concat`
+    [choice: the paper's is not known]; `adapter: {name: lora, rank: 1}`, rank 1 as in the paper, 1 to 16 as
+    an axis `adapter.rank`; without proxies: strategies `zero_fill`, `modality_dropout`.
     """
 
     def __init__(
