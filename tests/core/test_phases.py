@@ -289,3 +289,20 @@ def test_calibration_changes_no_number_where_nothing_is_chosen(
     monkeypatch.setattr(Lora, "calibration_batches", 2)
     asked = run_trial(spec, bench, CPU).last()
     assert all(asked[n] == v for n, v in plain.items() if not n.startswith("cost/"))
+
+
+def test_what_no_phase_uses_is_no_part_of_the_point(plan_toy: PlanToy) -> None:
+    phases = [{**UNI[0], "adapter": "full"}, {"adapter": "lora"}]
+    specs = [
+        only(plan_toy({**LATE, "adapter": name, "training.phases": phases}))[0]
+        for name in ("frozen", "bitfit")
+    ]
+    assert specs[0].point == specs[1].point
+
+
+def test_the_adapter_of_the_last_phase_is_logged(plan_toy: PlanToy) -> None:
+    from mmx.sweep.resolve import flat_parameters
+
+    spec, _ = only(plan_toy({**LATE, "training.phases": [{}, {"adapter": "lora", "procedure": "qmf"}]}))
+    flat = flat_parameters(spec)
+    assert (flat["adapter"], flat["procedure"]) == ("lora", "qmf")

@@ -145,7 +145,8 @@ def show_result(planned: "Plan", result: "Result", console: Any, address: str, a
         title=f"{planned.sweep.name} (best first, picked on validation; figures from test)", box=None
     )
     for column in [*axes, "seeds", *figures]:
-        table.add_column(column.split("/")[-1], justify="left" if column in axes else "right")
+        told = column in axes
+        table.add_column(column.split("/")[-1], justify="left" if told else "right", no_wrap=told)
     for row, standing in zip(rows, result.standings, strict=True):
         table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *(standing.told(f) for f in figures))
     console.print(table)

@@ -200,7 +200,7 @@ class Engine:
 
     def _title(self, cell: Cell, spec: TrialSpec) -> str:
         self.counter += 1
-        ranks = {a.options["rank"] for a in spec.adapters.values() if "rank" in a.options}
+        ranks = {a.options["rank"] for a in spec.stages()[-1].adapters.values() if "rank" in a.options}
         rank = f"-r{ranks.pop()}" if len(ranks) == 1 else ""
         return f"t{self.counter:04d}-{cell.raw.method or spec.strategy.name}{rank}-s{spec.seed}"
 

@@ -20,6 +20,7 @@ from mmx.config import (
     component_keys,
     digest,
     get_path,
+    plain,
     read,
 )
 from mmx.errors import Fault, InputError, did_you_mean
@@ -58,7 +59,7 @@ class Resolver:
         if len(self.faults) > before or training is NOTHING or missing is NOTHING:
             return None
         encoders = {m: parts[f"encoders.{m}"] for m in data["encoders"]}
-        return TrialSpec(
+        spec = TrialSpec(
             dataset=parts["dataset"],
             encoders=encoders,
             adapters=self._adapters(parts, encoders, "adapter", self.faults),
@@ -69,6 +70,7 @@ class Resolver:
             training=replace(training, phases=phases),
             missing=replace(missing, protocol=parts["missing.protocol"]),
         )
+        return _settled(spec)
 
     def _phases(
         self,
@@ -209,9 +211,29 @@ class Resolver:
                 )
 
 
+def _settled(spec: TrialSpec) -> TrialSpec:
+    """Let a trial whose phases all have an adapter or procedure of their own have the last one's.
+
+    So what no phase uses is no part of the point, and what is logged is what was used.
+    """
+    phases, last = spec.training.phases, spec.stages()[-1]
+    if all(p.adapters for p in phases):
+        spec = replace(spec, adapters=last.adapters)
+    if all(p.fusion_adapter for p in phases):
+        spec = replace(spec, fusion_adapter=last.fusion_adapter)
+    if all(p.procedure for p in phases):
+        spec = replace(spec, procedure=last.procedure)
+    return spec
+
+
 def flat_parameters(spec: TrialSpec) -> dict[str, str]:
-    """Give a trial's parameters as flat dotted keys, a component's own name under its kind."""
-    content = spec.to_dict()
+    """Give a trial's parameters as flat dotted keys, a component's own name under its kind.
+
+    Adapters and procedure are those of its last phase.
+    """
+    last = spec.stages()[-1]
+    used = {"adapters": last.adapters, "fusion_adapter": last.fusion_adapter, "procedure": last.procedure}
+    content = {**spec.to_dict(), **plain(used)}
     flat: dict[str, str] = {}
     for kind in SINGLE:
         flat |= _named(kind, content[kind])
