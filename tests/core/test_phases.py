@@ -306,3 +306,19 @@ def test_the_adapter_of_the_last_phase_is_logged(plan_toy: PlanToy) -> None:
     spec, _ = only(plan_toy({**LATE, "training.phases": [{}, {"adapter": "lora", "procedure": "qmf"}]}))
     flat = flat_parameters(spec)
     assert (flat["adapter"], flat["procedure"]) == ("lora", "qmf")
+
+
+def test_a_phase_that_cannot_be_kept_harms_nothing(
+    plan_toy: PlanToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mmx.trial.phases
+
+    def full(*arguments: Any, **named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    spec, bench = only(plan_toy({**LATE, "training.phases": UNI}))
+    expected = run_trial(spec, bench, CPU).last()
+    other = only(plan_toy({**LATE, "training.phases": UNI}))[1]
+    monkeypatch.setattr(mmx.trial.phases, "save_file", full)
+    found = run_trial(spec, other, CPU).last()
+    assert all(found[n] == v for n, v in expected.items() if not n.startswith(("cost/", "phase/train")))

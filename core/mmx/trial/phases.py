@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,8 +39,8 @@ def train_in_phases(
 
     A phase starts from the one before, whose adapter is folded into the weights where the next phase has
     another, or (`restart`) from the pretrained encoders. Its procedure may learn from the model before it.
-    The result of a phase is a function of its own and all earlier settings, and is kept by their hash for
-    other trials of the same call. `on_epoch` is told epochs that go on counting.
+    The result of a phase is a function of its own and all earlier settings. But for a trial's last one it is
+    kept by their hash, for other trials of the same call. `on_epoch` is told epochs that go on counting.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -50,11 +50,12 @@ def train_in_phases(
     specs = spec.stages()
     for place, now in enumerate(specs):
         restart = bool(spec.training.phases) and spec.training.phases[place].restart
+        last = place + 1 == len(specs)
         model = bench.model(now, None if restart else start).to(device)
         teacher = models[-1] if models else None
         models = [model]
         before.append(digest([before[-1], restart, _content(now), str(device)]))
-        kept = bench.kept(before[-1]) if spec.training.phases else None
+        kept = None if last else bench.kept(before[-1])
         if kept is not None and kept.exists():
             stages.append(_recall(model, kept))
             for epoch, figures in enumerate(stages[-1].fit.history):
@@ -65,7 +66,7 @@ def train_in_phases(
             if kept is not None:
                 _remember(model, stages[-1], kept)
         told += len(stages[-1].fit.history)
-        if place + 1 < len(specs):
+        if not last:
             start = _copy(hand_over(model, now, specs[place + 1]))
     return models[-1], stages
 
@@ -119,11 +120,14 @@ def _copy(state: State) -> dict[str, Tensor]:
 
 
 def _remember(model: MultimodalModel, stage: Stage, path: Path) -> None:
-    """Write a trained phase; the file appears whole or not at all."""
+    """Write a trained phase; the file appears whole or, where the disk has no room for it, not at all."""
     state = {name: tensor.cpu().contiguous() for name, tensor in _copy(model.state_dict()).items()}
     half = path.with_suffix(".part")
-    save_file(state, half, metadata={"stage": json.dumps(asdict(stage))})
-    half.replace(path)
+    try:
+        save_file(state, half, metadata={"stage": json.dumps(asdict(stage))})
+        half.replace(path)
+    except (OSError, SafetensorError):  # it saves time and no more
+        half.unlink(missing_ok=True)
 
 
 def _recall(model: MultimodalModel, path: Path) -> Stage:

@@ -1,0 +1,36 @@
+"""Published methods learn on real recordings: a few epochs of each, far above chance whoever is absent."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmx.cli.open import open_plan
+from mmx.config import TrialSpec
+from mmx.trial import run_trial
+
+SWEEP = Path(__file__).parents[2] / "sweeps" / "compare_methods.yaml"
+METHODS = ("u2a_concat", "ogm_ge", "qmf", "mla", "mmlora", "umt", "scale_shift")
+EPOCHS = 2
+CHANCE = 0.1
+
+
+def shortened(spec: TrialSpec) -> TrialSpec:
+    """Take the epochs of every phase down."""
+    phases = [
+        replace(p, training={k: v for k, v in p.training.items() if k != "epochs"})
+        for p in spec.training.phases
+    ]
+    return replace(spec, training=replace(spec.training, epochs=EPOCHS, phases=tuple(phases)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_learns_on_hard_avmnist_whoever_is_absent(shared_data: Path, method: str) -> None:
+    hard = f"dataset={{name: avmnist, root: {shared_data / 'avmnist'}, difficulty: hard}}"
+    plan = open_plan(SWEEP, [hard])
+    (cell,) = [c for c in plan.cells if c.raw.method == method]
+    figures = run_trial(shortened(cell.spec), plan.bench, torch.device("cpu")).last()
+    assert figures["summary/clean"] > 6 * CHANCE
+    assert figures["summary/robust_accuracy"] > 4 * CHANCE
+    assert figures["summary/worst"] > 2 * CHANCE
