@@ -42,6 +42,7 @@ from mmx.types import (
 )
 
 __all__ = [
+    "HEADS",
     "Adapter",
     "Batch",
     "DataCard",
@@ -201,8 +202,12 @@ class Strategy(nn.Module, ABC):
         """
 
 
+HEADS = frozenset({"head", "heads"})
+"""Names of the submodules that hold a fusion's prediction head(s)."""
+
+
 class Fusion(nn.Module, ABC):
-    """Tokens of all modalities to logits. Owns its head(s), in submodules `head` or `heads`; reads only valid
+    """Tokens of all modalities to logits. Owns its head(s), in submodules named as in HEADS; reads only valid
     tokens."""
 
     accepts_prompts: ClassVar[bool] = False
@@ -267,6 +272,7 @@ class Model(Interface):
     modalities: tuple[Modality, ...]
     encoders: nn.ModuleDict
     fusion: Fusion
+    adapters: dict[str, Adapter]
 
     def __call__(self, batch: Batch) -> Output:
         """Run the whole line: hide, encode, adapt, fill, fuse."""

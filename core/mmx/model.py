@@ -22,6 +22,7 @@ from mmx.contracts import (
     Logits,
     Modality,
     Output,
+    Pattern,
     Presence,
     Strategy,
     TokenMap,
@@ -164,18 +165,20 @@ def build_model(
     dataset: Dataset,
     examples: Mapping[Modality, Tensor],
     registry: Registry,
+    pattern: Pattern | None = None,
     start: State | None = None,
 ) -> MultimodalModel:
     """Build the model of a trial, or of one of its phases.
 
-    Each part draws its initial weights from (seed, part) alone. `start` is the state of another model (see
-    `hand_over`) to go on from: weights are set before an adapter is applied, or after it where `start` comes
-    from a model with the same adapter. Raises InputError where the parts do not go together.
+    Each part draws its initial weights from (seed, part) alone. `pattern`: the modalities that every training
+    row has. `start` is the state of another model (see `hand_over`) to go on from: weights are set before an
+    adapter is applied, or after it where `start` has that adapter's parameters. Raises InputError where the
+    parts do not go together.
     """
     modalities = tuple(examples)
     start = start or {}
     known: dict[str, Any] = {"modalities": modalities, "task": dataset.task, "seed": spec.seed}
-    known["pattern"] = spec.missing.train.pattern(modalities)
+    known["pattern"] = pattern
     adapters: dict[str, Adapter] = {}
     encoders = {}
     for m in modalities:
@@ -185,13 +188,15 @@ def build_model(
     known["width"] = max(e.width for e in encoders.values())
     known["encoders"] = {m: EncoderFacts.of(e) for m, e in encoders.items()}
     torch.manual_seed(derive_seed(spec.seed, "fusion"))
-    fusion: Fusion = _construct(registry.load_class("fusion", spec.fusion.name), spec.fusion, "fusion", known)
+    fusion: Fusion = construct_part(
+        registry.load_class("fusion", spec.fusion.name), spec.fusion, "fusion", known
+    )
     own = list(fusion.parameters())
     adapters[FUSION] = _adapt(fusion, FUSION, spec.fusion_adapter, known, registry, _part(start, "fusion"))
     known["fusion_layers"] = fusion.prompt_layers if fusion.accepts_prompts else 0
     torch.manual_seed(derive_seed(spec.seed, "strategy"))
     chosen = registry.load_class("strategy", spec.strategy.name)
-    strategy: Strategy = _construct(chosen, spec.strategy, "strategy", known)
+    strategy: Strategy = construct_part(chosen, spec.strategy, "strategy", known)
     torch.manual_seed(derive_seed(spec.seed, "projectors"))
     model = MultimodalModel(encoders, strategy, fusion, known["width"], adapters)
     # A projector is the fusion's first layer: where nothing of the fusion's own trains, neither does it.
@@ -199,17 +204,45 @@ def build_model(
     if start:
         model.projectors.load_state_dict(_part(start, "projectors"))
         model.strategy.load_state_dict(_part(start, "strategy"))
+    _check_patterns(model, spec)
     _try_out(model, examples, spec)
     return model
 
 
+def _check_patterns(model: MultimodalModel, spec: TrialSpec) -> None:
+    """Refuse what would spoil an adapter's sets of other patterns, or train one on rows of another."""
+    parts = {**spec.adapters, FUSION: spec.fusion_adapter}
+    own = [part for name, part in parts.items() if model.adapters[name].by_pattern]
+    if not own:
+        return
+    reason = ""
+    if type(model.strategy).hide is not Strategy.hide:
+        reason = "hides modalities in training, so that rows are not of the pattern that is adapted to"
+    elif model.strategy.state_dict():
+        reason = "has parameters or statistics of its own, which every pattern shares"
+    if reason:
+        told = f"adapter '{own[0].name}' keeps parameters for each availability pattern, but strategy"
+        raise InputError(f"{told} '{spec.strategy.name}' {reason}; take skip or zero_fill")
+
+
 def hand_over(model: MultimodalModel, now: TrialSpec, then: TrialSpec) -> dict[str, Tensor]:
-    """Give a model's state for a next phase; adapters that the next phase replaces are folded in first."""
-    for m, encoder in model.encoders.items():
-        if now.adapters[m] != then.adapters[m]:
-            model.adapters[m].fold(encoder)
-    if now.fusion_adapter != then.fusion_adapter:
-        model.adapters[FUSION].fold(model.fusion)
+    """Give a model's state for a next phase, on plain weights: what was adapted is folded in first.
+
+    An adapter by pattern cannot be, since its sets differ; it goes on, and InputError says where the next
+    phase has another in its place.
+    """
+    parts = [(m, encoder, now.adapters[m], then.adapters[m]) for m, encoder in model.encoders.items()]
+    for name, module, own, next_own in [
+        *parts,
+        (FUSION, model.fusion, now.fusion_adapter, then.fusion_adapter),
+    ]:
+        if not model.adapters[name].by_pattern:
+            model.adapters[name].fold(module)
+        elif own != next_own:
+            raise InputError(
+                f"adapter '{own.name}' keeps parameters for each availability pattern; the next phase has "
+                f"'{next_own.name}' in its place, or other options: write the same adapter again, or restart"
+            )
     return model.state_dict()
 
 
@@ -232,7 +265,7 @@ def _build_encoder(
     if cls.kind != kind:  # type: ignore[attr-defined]
         raise InputError(f"encoders.{m}: '{part.name}' reads {cls.kind}, but '{m}' is {kind}")  # type: ignore[attr-defined]
     torch.manual_seed(derive_seed(spec.seed, "encoder", m))
-    encoder: Encoder = _construct(cls, part, "encoder", {**known, "modality": m, "example": example})
+    encoder: Encoder = construct_part(cls, part, "encoder", {**known, "modality": m, "example": example})
     return encoder
 
 
@@ -246,7 +279,7 @@ def _adapt(
 ) -> Adapter:
     """Apply an adapter to an encoder or to the fusion, on the weights of `start` where there are some."""
     torch.manual_seed(derive_seed(known["seed"], "adapter", name))
-    adapter: Adapter = _construct(registry.load_class("adapter", part.name), part, "adapter", known)
+    adapter: Adapter = construct_part(registry.load_class("adapter", part.name), part, "adapter", known)
     _make_room(module, start)
     plain = start.keys() == module.state_dict().keys()
     if plain:
@@ -266,7 +299,7 @@ def _make_room(module: nn.Module, start: State) -> None:
                 holder.register_parameter(own, nn.Parameter(start[name].detach().clone()))
 
 
-def _construct(cls: type, part: ComponentSpec, kind: str, known: Mapping[str, Any]) -> Any:
+def construct_part(cls: type, part: ComponentSpec, kind: str, known: Mapping[str, Any]) -> Any:
     """Build a component; values that its constructor cannot use are the user's mistake, told as one."""
     try:
         return construct(cls, part.options, known)

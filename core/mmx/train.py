@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmx.config import TrainingSpec
 from mmx.contracts import Presence, Procedure, Step
 from mmx.data import Split, rows_that_have_any, shuffled, to_device
-from mmx.errors import DataError, DivergedError
+from mmx.errors import DataError, DivergedError, TrialError
 from mmx.model import MultimodalModel
 
 Figures = dict[str, float]
@@ -69,7 +69,7 @@ def fit(
     result, best, best_state = Fit(), None, model.trained_state()
     for epoch in range(training.epochs):
         model.train()
-        losses = _Means()
+        losses, reached = _Means(), False
         procedure.epoch_started(epoch, batches)
         order = rows[shuffled(len(rows), seed, epoch)]
         for batch in split.batches(order, training.batch_size, presence, training.loader_workers):
@@ -77,9 +77,12 @@ def fit(
                 continue  # a remainder of one row: batch norm has no variance over it
             with _precision(training.precision, device):
                 for step in procedure.steps(model, to_device(batch, device)):
+                    reached |= step.loss.requires_grad
                     _apply(step, model, optimizer, training.gradient_clip, epoch)
                     losses.add({"loss": step.loss, **step.losses})
             schedule.step()
+        if not reached:
+            raise TrialError("no training row reaches anything that trains; check modalities and fusion")
         figures = {**{f"train/{n}": v for n, v in losses.means().items()}, **validate()}
         result.history.append(figures)
         on_epoch(epoch, figures)
@@ -112,7 +115,8 @@ def _calibrate(
     procedure.epoch_started(0, wanted)
     for batch in split.batches(order[: wanted * training.batch_size], training.batch_size, presence):
         for step in procedure.steps(model, to_device(batch, device)):
-            step.loss.backward()
+            if step.loss.requires_grad:
+                step.loss.backward()
     for adapter in model.adapters.values():
         adapter.calibrate()
     model.zero_grad(set_to_none=True)
@@ -127,7 +131,8 @@ def _apply(step: Step, model: nn.Module, optimizer: torch.optim.Optimizer, clip:
             f"the loss became {loss} in epoch {epoch} ({parts}); lower training.learning_rate"
         )
     optimizer.zero_grad(set_to_none=True)
-    step.loss.backward()
+    if step.loss.requires_grad:  # else no row of the batch has what the fusion reads, say: nothing moves
+        step.loss.backward()
     if step.after_backward is not None:
         step.after_backward()
     if clip:

@@ -90,6 +90,49 @@ def test_what_an_axis_sets_a_method_may_not_set_too(plan_toy: PlanToy) -> None:
         plan_toy({"search": {"methods": METHODS, "axes": {"strategy": ["skip", "zero_fill"]}}})
 
 
+def test_two_names_for_one_method_are_refused(plan_toy: PlanToy) -> None:
+    with pytest.raises(ConfigError, match=r"'late'.*'again'.*come to the same trial"):
+        plan_toy({"search": {"methods": {"late": METHODS["late"], "again": METHODS["late"]}}})
+
+
+SECTIONS = {"training": {"epochs": 3}, "missing": {"train": {"rate": 0.1}}, "missing.train": {"rate": 0.1}}
+
+
+@pytest.mark.parametrize("path", SECTIONS)
+def test_a_method_sets_settings_one_by_one(plan_toy: PlanToy, path: str) -> None:
+    with pytest.raises(ConfigError, match=f"would replace all of '{path}'; write {path}\\."):
+        plan_toy({"search": {"methods": {"late": {path: SECTIONS[path]}}}})
+
+
+OVERRIDDEN = {
+    "the same": "fusion=concat",
+    "below": "fusion.reads=[m0]",
+    "a phase": "training.phases.0.epochs=3",
+    "in phases": "training.epochs=3",
+}
+
+
+@pytest.mark.parametrize("override", OVERRIDDEN.values(), ids=list(OVERRIDDEN))
+def test_an_override_of_what_methods_set_is_refused(
+    toy: Callable[..., dict[str, Any]], override: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"would not hold for every method: .*staged.* set it themselves"):
+        read_sweep(json.dumps(toy(search())), "sweep.yaml", [override])
+
+
+def test_a_methods_own_setting_can_be_overridden(toy: Callable[..., dict[str, Any]]) -> None:
+    override = "search.methods.late.training.epochs=7"
+    sweep = read_sweep(json.dumps(toy(search())), "sweep.yaml", [override])
+    assert sweep.search.methods["late"] == {**METHODS["late"], "training.epochs": 7}
+
+
+def test_an_override_of_a_place_that_is_not_there_is_told(toy: Callable[..., dict[str, Any]]) -> None:
+    data = toy({"training.phases": [{"epochs": 1}]})
+    for place in ("5", "x"):
+        with pytest.raises(ConfigError, match=rf"training\.phases\.{place}\.epochs: place '{place}'"):
+            read_sweep(json.dumps(data), "sweep.yaml", [f"training.phases.{place}.epochs=2"])
+
+
 def test_time_is_estimated_for_each_method(plan_toy: PlanToy) -> None:
     plan = plan_toy(search())
     alone = plan_toy({"search": {"methods": {"late": METHODS["late"]}}})
@@ -145,3 +188,25 @@ def test_the_best_of_each_method_is_kept_as_a_curve(finished: Any) -> None:
     from mmx.sweep.summary import best_by_strategy
 
     assert set(best_by_strategy(finished[0].standings)) == {"late", "staged"}
+
+
+def test_the_leaderboard_uses_the_names_of_the_file_as_it_is_now(
+    finished: Any, toy: Callable[..., dict[str, Any]], registry: Registry, tmp_path: Path
+) -> None:
+    _, tracker, _ = finished
+    renamed = {"bar": METHODS["late"], "two_stages": METHODS["staged"]}
+    data = toy(
+        {"search": {"methods": renamed, "seeds": [0, 1]}, "store": {"study": f"sqlite:///{tmp_path}/o.db"}}
+    )
+    plan = plan_sweep(read_sweep(json.dumps(data), "sweep.yaml"), registry)
+
+    class Silent:
+        def sweep_started(self, total: int, done: int) -> None:
+            assert total == done == 4
+
+        def trial_started(self, title: str, epochs: int) -> None: ...
+        def epoch_ended(self, epoch: int, figures: Any) -> None: ...
+        def trial_ended(self, title: str, state: str, reason: str, figures: Any) -> None: ...
+
+    result = run_sweep(plan, tracker, torch.device("cpu"), Silent(), Limits())
+    assert {s.params["method"] for s in result.standings} == {"bar", "two_stages"}

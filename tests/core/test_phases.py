@@ -11,7 +11,7 @@ from torch import nn
 from mmx.builtin.adapters.lora import Lora
 from mmx.config import TrialSpec
 from mmx.contracts import Adapter, Batch
-from mmx.errors import ConfigError
+from mmx.errors import ConfigError, TrialError
 from mmx.model import hand_over
 from mmx.sweep import Plan
 from mmx.trial import Bench, run_trial
@@ -39,7 +39,7 @@ FAULTS: dict[str, tuple[Any, str, str]] = {
     "no list": (3, "training.phases", "no list"),
     "no mapping": ([3], "training.phases.0", "no mapping"),
     "unknown key": ([{"epoch": 1}], "training.phases.0.epoch", "epochs"),
-    "nested phases": ([{"phases": []}], "training.phases.0.phases", "unknown key"),
+    "nested phases": ([{"phases": []}], "training.phases.0.phases", "the trial's"),
     "wrong type": ([{"epochs": "many"}], "training.phases.0.epochs", "whole number"),
     "wrong value": ([{"epochs": 0}], "training.phases.0.epochs", "at least 1"),
     "stranger": ([{"modalities": ["m7"]}], "training.phases.0.modalities", "m7"),
@@ -55,7 +55,7 @@ FAULTS: dict[str, tuple[Any, str, str]] = {
     "procedure": ([{"procedure": "jiont"}], "training.phases.0.procedure", "joint"),
     "first restarts": ([{"restart": True}], "training.phases.0.restart", "none before"),
     "restart type": ([{}, {"restart": "yes please"}], "training.phases.1.restart", "true or false"),
-    "rate": ([{"rate": 2.0}], "missing.train.rate", "2.0"),
+    "rate": ([{"rate": 2.0}], "training.phases.0.rate", "2.0"),
     "all fixed": (
         [{"adapter": "frozen", "fusion_adapter": "frozen"}],
         "training.phases.0",
@@ -189,15 +189,104 @@ def test_a_replaced_adapter_is_folded_into_the_weights(plan_toy: PlanToy) -> Non
     assert not any("lora" in name for name in state)
 
 
-def test_the_same_adapter_goes_on_where_it_was(plan_toy: PlanToy) -> None:
+def test_the_same_adapter_starts_anew_on_folded_weights(plan_toy: PlanToy) -> None:
     phases = [{"adapter": "lora", "epochs": 2}, {"adapter": "lora", "modalities": ["m0"]}]
     spec, bench = only(plan_toy({**LATE, "training.phases": phases}))
     first = replace(spec, training=replace(spec.training, phases=spec.training.phases[:1]))
     model, _ = train_in_phases(first, bench, CPU)
-    state = hand_over(model, *spec.stages())
-    again = bench.model(spec.stages()[1], state).state_dict()
-    assert any("lora_B" in name and bool(t.any()) for name, t in again.items())
-    assert all(torch.equal(again[name], t) for name, t in state.items())
+    batch = batch_of(bench, spec)
+    with torch.no_grad():
+        before = model.eval()(batch).logits
+        again = bench.model(spec.stages()[1], hand_over(model, *spec.stages()))
+        assert torch.allclose(again.eval()(batch).logits, before, atol=1e-5)
+    assert not any(bool(t.any()) for name, t in again.state_dict().items() if "lora_B" in name)
+
+
+def test_an_adapter_by_pattern_goes_on_with_its_sets(plan_toy: PlanToy) -> None:
+    phases = [
+        {},
+        {"adapter": "scale_shift", "modalities": ["m0"]},
+        {"adapter": "scale_shift", "modalities": ["m1"]},
+    ]
+    spec, bench = only(plan_toy({**LATE, "training.phases": phases}))
+    two = replace(spec, training=replace(spec.training, phases=spec.training.phases[:2]))
+    before = train_in_phases(two, bench, CPU)[0].state_dict()
+    after = train_in_phases(spec, bench, CPU)[0].state_dict()
+    changed = {n for n, t in after.items() if not torch.equal(t, before[n])}
+    assert changed and all(
+        (n.startswith("encoders.m1") and n.endswith(".m1")) or "heads.m1" in n for n in changed
+    )
+
+
+def test_an_adapter_by_pattern_cannot_be_replaced(plan_toy: PlanToy) -> None:
+    phases = [{}, {"adapter": "scale_shift", "modalities": ["m0"]}, {"adapter": "lora"}]
+    with pytest.raises(ConfigError, match=r"training\.phases\.2.*write the same adapter again"):
+        plan_toy({**LATE, "training.phases": phases})
+
+
+STRATEGIES = {
+    "modality_dropout": "hides modalities",
+    "mean_fill": "statistics of its own",
+    "mask_token": "hides",
+}
+
+
+@pytest.mark.parametrize(("strategy", "reason"), STRATEGIES.items(), ids=list(STRATEGIES))
+def test_an_adapter_by_pattern_needs_a_strategy_that_leaves_other_patterns_alone(
+    plan_toy: PlanToy, strategy: str, reason: str
+) -> None:
+    phases = [{}, {"adapter": "scale_shift", "modalities": ["m0"]}]
+    with pytest.raises(ConfigError, match=reason):
+        plan_toy({**LATE, "strategy": strategy, "training.phases": phases})
+
+
+def test_natural_absence_makes_patterns_differ(plan_toy: PlanToy) -> None:
+    natural = {"dataset.natural_missing": 0.4}
+    assert only(plan_toy({**LATE}))[1].pattern(only(plan_toy(LATE))[0]) == {"m0", "m1"}
+    spec, bench = only(plan_toy({**LATE, **natural}))
+    assert bench.pattern(spec) is None
+    spec, bench = only(plan_toy({**LATE, **natural, "missing.train.modalities": ["m0"]}))
+    assert bench.pattern(spec) == {"m0"}
+
+
+def test_training_that_nothing_reaches_is_told(plan_toy: PlanToy) -> None:
+    reading = {"fusion": {"name": "mean_logits", "reads": ["m0"]}}
+    spec, bench = only(plan_toy({**LATE, **reading, "training.phases": [{"modalities": ["m1"]}]}))
+    with pytest.raises(TrialError, match="reaches anything that trains"):
+        run_trial(spec, bench, CPU)
+
+
+def test_a_phases_settings_are_logged_even_where_they_are_zero(plan_toy: PlanToy) -> None:
+    from mmx.sweep.resolve import flat_parameters
+
+    spec, _ = only(
+        plan_toy({**LATE, "missing.train.rate": 0.3, "training.phases": [{"rate": 0.0, "warmup": 0.0}, {}]})
+    )
+    flat = flat_parameters(spec)
+    assert flat["training.phases.0"] == "rate=0.0 warmup=0.0"
+    assert flat["training.phases.1"] == "as the trial"
+
+
+def test_loader_processes_of_a_phase_are_no_part_of_the_point(plan_toy: PlanToy) -> None:
+    points = {
+        only(plan_toy({**LATE, "training.phases": [{"loader_workers": n}, {}]}))[0].point for n in (0, 1)
+    }
+    assert len(points) == 1
+
+
+def test_an_axis_inside_a_phase_has_a_column(plan_toy: PlanToy) -> None:
+    from mmx.sweep.summary import axes_of
+
+    axes = {"training.phases.1.adapter.rank": [1, 3]}
+    plan = plan_toy({**LATE, "training.phases": [UNI[0], {"adapter": "lora"}], "search": {"axes": axes}})
+    assert axes_of(plan.sweep.search, []) == ["training.phases.1"]
+
+
+def test_an_axis_that_no_phase_uses_is_refused(plan_toy: PlanToy) -> None:
+    phases = [{"adapter": "full"}, {"adapter": "lora"}]
+    axes = {"adapter.rank": [1, 2]}
+    with pytest.raises(ConfigError, match="come to the same trial"):
+        plan_toy({**LATE, "adapter": "lora", "training.phases": phases, "search": {"axes": axes}})
 
 
 def test_a_frozen_fusion_keeps_its_head_and_projectors(plan_toy: PlanToy) -> None:

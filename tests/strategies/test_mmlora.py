@@ -210,6 +210,7 @@ class Fixed(nn.Module):
         )
         self.valid = {m: torch.tensor(p, dtype=torch.bool) for m, p in presence.items()}
         self.fusion: Any = nn.Linear(world.WIDTH, world.CLASSES)
+        self.adapters: dict[str, Any] = {}
         self.extra = losses
 
     def forward(self, batch: Batch) -> Output:

@@ -37,6 +37,8 @@ DEFAULTS: dict[str, Any] = {
 }
 WHOLE_KEYS = ("search.axes.", "search.tune.")
 """What follows these is one key, dots included."""
+METHODS = "search.methods."
+"""What follows this is a label, and then one key."""
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -62,6 +64,7 @@ def read_sweep(text: str, source: str, overrides: Sequence[str] = ()) -> SweepSp
     _check_trial(trial, faults)
     sweep = {k: v for k, v in data.items() if k in SWEEP_KEYS}
     _check_overrides(overrides, get_path(sweep, "search.axes"), faults)
+    _check_against_methods(overrides, get_path(sweep, "search.methods"), faults)
     result = read(SweepSpec, {**sweep, "trial": trial, "source": source}, "", faults)
     _check_values(sweep, faults)
     if faults:
@@ -91,9 +94,20 @@ def _override(data: dict[str, Any], override: str, faults: list[Fault]) -> None:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         faults.append(Fault(key, f"override value '{text}' is no YAML: {error}"))
         return
+    try:
+        set_path(data, _parts(key), value)
+    except KeyError as error:
+        faults.append(Fault(key, f"place {error} is in no list of this file; places count from 0"))
+
+
+def _parts(key: str) -> list[str]:
     whole = next((prefix for prefix in WHOLE_KEYS if key.startswith(prefix)), None)
-    parts = [*whole.strip(".").split("."), key[len(whole) :]] if whole else key.split(".")
-    set_path(data, parts, value)
+    if whole:
+        return [*whole.strip(".").split("."), key[len(whole) :]]
+    if key.startswith(METHODS):
+        label, _, path = key[len(METHODS) :].partition(".")
+        return [*METHODS.strip(".").split("."), label, *([path] if path else [])]
+    return key.split(".")
 
 
 def set_path(data: Any, parts: Sequence[str], value: Any) -> None:
@@ -222,6 +236,31 @@ def _check_overrides(overrides: Sequence[str], axes: Any, faults: list[Fault]) -
             if axis in (key, f"{key}.name"):
                 advice = f"override the axis instead: 'search.axes.{axis}=[…]'"
                 faults.append(Fault(key, f"has no effect, since the file sweeps '{axis}'; {advice}"))
+
+
+def _check_against_methods(overrides: Sequence[str], methods: Any, faults: list[Fault]) -> None:
+    """Refuse an override of what some methods set themselves: it would hold for the others only."""
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        own = [
+            label
+            for label, settings in (methods.items() if isinstance(methods, dict) else ())
+            if isinstance(settings, dict) and any(_touches(key, *item) for item in settings.items())
+        ]
+        if own:
+            told = (
+                f"{', '.join(own)} set it themselves; edit the file, or override 'search.methods.{own[0]}.…'"
+            )
+            faults.append(Fault(key, f"would not hold for every method: {told}"))
+
+
+def _touches(key: str, path: str, value: Any) -> bool:
+    """Tell whether an override and a method set the same thing, phases included."""
+    if f"{key}.".startswith(f"{path}.") or f"{path}.".startswith(f"{key}."):
+        return True
+    phases = value if path == "training.phases" and isinstance(value, list) else []
+    names = {f"training.{name}" for phase in phases if isinstance(phase, dict) for name in phase}
+    return key in names
 
 
 CHOICES = {"run.on_error": ("continue", "stop")}

@@ -13,6 +13,8 @@ from mmx.config.load import TRIAL_KEYS, expand_components, get_path, set_path
 from mmx.config.specs import SearchSpec, digest
 from mmx.errors import ConfigError, Fault, did_you_mean
 
+SECTIONS = ("training", "missing", "missing.train", "missing.eval")
+"""Keys that hold settings and are no components: a method sets what is inside them, one by one."""
 RANGE_KEYS = ("low", "high", "log", "step", "when")
 CHOICE_KEYS = ("choices", "when")
 
@@ -51,7 +53,7 @@ def cells(trial: Mapping[str, Any], search: SearchSpec, faults: list[Fault]) -> 
                 data = apply(trial, whole)
                 told = {**data, "method": label}
                 inside = {p: t for p, t in tune.items() if _holds(told, t.get("when", {}))}
-                found.setdefault(digest([data, inside]), RawCell(data, whole, inside, label))
+                found.setdefault(digest([label, data, inside]), RawCell(data, whole, inside, label))
     except ConfigError as error:
         faults += error.faults
         return []
@@ -79,8 +81,11 @@ def _method(label: str, settings: Any, axes: Mapping[str, Any], faults: list[Fau
             Fault(key, f"{settings!r} is no mapping such as {{strategy: skip, fusion: mean_logits}}")
         )
         return {}
-    for path in settings:
+    for path, value in settings.items():
         _check_path(key, path, faults)
+        if path in SECTIONS and isinstance(value, Mapping):
+            inside = ", ".join(f"{path}.{name}" for name in value)
+            faults.append(Fault(f"{key}.{path}", f"would replace all of '{path}'; write {inside}"))
         if path in axes:
             faults.append(Fault(f"{key}.{path}", "is also an axis, which would set it again"))
     return settings

@@ -65,7 +65,7 @@ class TrainMissingSpec:
     """The modalities that training sees of what the protocol leaves; empty: all."""
 
     def pattern(self, modalities: Sequence[str]) -> frozenset[str] | None:
-        """Give the modalities that every row has which training sees, None where rows differ."""
+        """Give the modalities that every complete row has which training sees, None where rows differ."""
         seen = self.modalities or tuple(modalities)
         rates = self.rate.values() if isinstance(self.rate, Mapping) else (self.rate,)
         return frozenset(seen) if len(seen) == 1 or not any(rates) else None
@@ -133,7 +133,9 @@ class TrialSpec:
     def point(self) -> str:
         """Content hash of all that numbers depend on but the seed; key order does not matter."""
         content = self.to_dict()
-        del content["seed"], content["training"]["loader_workers"]
+        del content["seed"]
+        for training in (content["training"], *(p["training"] for p in content["training"]["phases"])):
+            training.pop("loader_workers", None)
         return digest(content)
 
 

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,10 @@ def _close(plan: Plan, tracker: Tracker) -> Result:
     records = tracker.records(plan.sweep.name)
     facts = plan_facts(plan, records)
     own = {p["point"] for p in facts["points"]}
-    found = standings([r for r in records if r.point in own], plan.objective)
+    # A method's name is no part of a point: what the file calls it now holds, whatever it was when it ran.
+    labels = {cell.id: {"method": cell.raw.method} for cell in plan.cells if cell.raw.method}
+    named = [replace(r, params={**r.params, **labels.get(r.cell, {})}) for r in records if r.point in own]
+    found = standings(named, plan.objective)
     axes = axes_of(plan.sweep.search, found)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

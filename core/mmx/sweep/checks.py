@@ -39,7 +39,7 @@ def check_cell(bench: Bench, spec: TrialSpec, faults: list[Fault]) -> None:
         key = f"training.phases.{place}" if spec.training.phases else "training"
         _check_training(stage.training, key, faults)
         _check_seen(stage, key, modalities, faults)
-        _check_rates(bench, stage, modalities, faults)
+        _check_rates(bench, stage, key, modalities, faults)
         try:
             monitor_of(stage, dataset.task)
         except InputError as error:
@@ -81,14 +81,17 @@ def _check_training(training: TrainingSpec, key: str, faults: list[Fault]) -> No
             faults.append(Fault(f"{key}.{name}", f"{getattr(training, name)!r} must be {rule}"))
 
 
-def _check_rates(bench: Bench, spec: TrialSpec, modalities: tuple[str, ...], faults: list[Fault]) -> None:
+def _check_rates(
+    bench: Bench, spec: TrialSpec, place: str, modalities: tuple[str, ...], faults: list[Fault]
+) -> None:
     """Ask the protocol for the probabilities of every rate that will be drawn."""
     try:
         protocol = bench.protocol(spec)
     except InputError as error:
         faults.append(Fault("missing.protocol", str(error)))
         return
-    asked: list[tuple[str, Any]] = [("missing.train.rate", spec.missing.train.rate)]
+    where = f"{place}.rate" if "phases" in place else "missing.train.rate"
+    asked: list[tuple[str, Any]] = [(where, spec.missing.train.rate)]
     for target in spec.missing.eval.targets:
         if target != "any" and target not in modalities:
             hint = did_you_mean(target, ["any", *modalities])

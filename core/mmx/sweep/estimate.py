@@ -57,7 +57,8 @@ def _time_steps(bench: Bench, spec: TrialSpec) -> float:
             started = time.perf_counter()
         procedure.epoch_started(0, 1)
         for part in procedure.steps(model, batch):
-            part.loss.backward()
+            if part.loss.requires_grad:
+                part.loss.backward()
     each = (time.perf_counter() - started) / STEPS
     batches = math.ceil(len(split) / spec.training.batch_size)
     return each * batches * spec.training.epochs * BEYOND_TRAINING

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from mmx.config import RawCell, SweepSpec, TrialSpec, cells, digest
 from mmx.errors import ConfigError, Fault, InputError
-from mmx.model import MultimodalModel
+from mmx.model import MultimodalModel, State, hand_over
 from mmx.registry import Registry
 from mmx.sweep.checks import check_cell, check_objective, check_search
 from mmx.sweep.resolve import Resolver
@@ -61,8 +61,23 @@ def plan_sweep(sweep: SweepSpec, registry: Registry) -> Plan:
     check_objective(sweep, plan.bench.dataset(plan.cells[0].spec.dataset).task, faults)
     if faults:
         raise ConfigError(sweep.source, faults)
+    _check_twins(plan, faults)
+    if faults:
+        raise ConfigError(sweep.source, faults)
     _build_each_model(plan)
     return plan
+
+
+def _check_twins(plan: Plan, faults: list[Fault]) -> None:
+    """Refuse cells that differ in what is written and not in what is run."""
+    seen: dict[str, Cell] = {}
+    for cell in plan.cells:
+        first = seen.setdefault(cell.id, cell)
+        if first is not cell:
+            one, other = ({"method": c.raw.method, **c.raw.assigned} for c in (first, cell))
+            differ = [k for k in {**one, **other} if one.get(k) != other.get(k)]
+            told = " and ".join(str({k: c.get(k) for k in differ}) for c in (one, other))
+            faults.append(Fault("search", f"{told} come to the same trial; nothing in it takes what differs"))
 
 
 def _build_each_model(plan: Plan) -> None:
@@ -92,14 +107,27 @@ def _training(spec: TrialSpec) -> list[object]:
 
 def _build(bench: Bench, spec: TrialSpec) -> tuple[int, int]:
     """Build all phases' models and procedures; give the most that one trains, and the last one's size."""
-    teacher: MultimodalModel | None = None
+    model: MultimodalModel | None = None
     counts = []
-    for place, stage in enumerate(spec.stages()):
-        model = bench.model(stage)
-        bench.procedure(stage, model, teacher)
+    stages = spec.stages()
+    for place, stage in enumerate(stages):
+        restart = model is None or spec.training.phases[place].restart
+        try:
+            start = None if restart or model is None else hand_over(model, stages[place - 1], stage)
+            model = _build_stage(bench, stage, start, model)
+        except InputError as error:
+            where = f"training.phases.{place}: " if spec.training.phases else ""
+            raise InputError(f"{where}{error}") from error
         counts.append(model.count_parameters())
-        if counts[-1][0] == 0:
-            where = f"training.phases.{place}: " if spec.training.phases else "adapter: "
-            raise InputError(f"{where}nothing would train: adapter, strategy and fusion are all fixed")
-        teacher = model
     return max(trainable for trainable, _ in counts), counts[-1][1]
+
+
+def _build_stage(
+    bench: Bench, stage: TrialSpec, start: State | None, teacher: MultimodalModel | None
+) -> MultimodalModel:
+    """Build one phase's model, and its procedure (InputError where they do not go together)."""
+    model = bench.model(stage, start)
+    bench.procedure(stage, model, teacher)
+    if model.count_parameters()[0] == 0:
+        raise InputError("nothing would train: adapter, strategy and fusion are all fixed")
+    return model

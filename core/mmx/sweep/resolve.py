@@ -27,6 +27,9 @@ from mmx.errors import Fault, InputError, did_you_mean
 from mmx.registry import Registry
 from mmx.registry.signature import bind, options
 
+OF_THE_TRIAL = ("dataset", "encoders", "strategy", "fusion", "missing", "phases")
+"""What a phase cannot set."""
+
 
 class Resolver:
     """Fills in and checks the components of trials."""
@@ -107,7 +110,9 @@ class Resolver:
         budget = {k: v for k, v in given.items() if k not in own}
         known = [*own, *(f.name for f in fields(TrainingSpec) if f.name != "phases")]
         for name in budget:
-            if name not in known:
+            if name in OF_THE_TRIAL:
+                faults.append(Fault(f"{key}.{name}", f"'{name}' is the trial's, the same in every phase"))
+            elif name not in known:
                 faults.append(Fault(f"{key}.{name}", f"unknown key.{did_you_mean(name, known)}"))
         budget = {k: v for k, v in budget.items() if k in known}
         training = read(TrainingSpec, budget, key, faults)
@@ -260,7 +265,8 @@ def _told(phase: Mapping[str, Any]) -> str:
     adapters = own["adapters"] or {}
     if len({digest(a) for a in adapters.values()}) == 1:
         own["adapters"] = next(iter(adapters.values()))
-    told = [leaf for name, value in own.items() if value for leaf in _leaves(name, value)]
+    said = {n: v for n, v in own.items() if v is not None and v != {} and (n, v) != ("restart", False)}
+    told = [leaf for name, value in said.items() for leaf in _leaves(name, value)]
     return " ".join(f"{name.removesuffix('.name')}={value}" for name, value in told) or "as the trial"
 
 

@@ -80,6 +80,8 @@ def axes_of(search: SearchSpec, found: Sequence[Standing]) -> list[str]:
     names = ["method"] if search.methods else []
     for path in (*search.axes, *search.tune):
         name = path.removesuffix(".name").replace("encoders", "encoder", 1)
+        if path.startswith("training.phases."):  # a phase is logged in one line
+            name = ".".join(path.split(".")[:3])
         whole = (
             [n for n in logged if n.startswith(f"{name}.")]
             if name == path.replace("encoders", "encoder", 1)

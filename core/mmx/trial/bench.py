@@ -4,10 +4,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mmx.config import ComponentSpec, TrialSpec, digest, plain
-from mmx.contracts import Dataset, Modality, Procedure, Task
+from mmx.contracts import Dataset, Modality, Pattern, Procedure, Task
 from mmx.data import Split
 from mmx.errors import DataError, InputError
-from mmx.model import MultimodalModel, State, build_model
+from mmx.model import MultimodalModel, State, build_model, construct_part
 from mmx.protocols import Protocol
 from mmx.registry import Registry
 from mmx.registry.signature import construct
@@ -51,7 +51,16 @@ class Bench:
         """Build the model of a trial or of one of its phases, which goes on from `start`."""
         train = self.split(spec, "train")
         examples = {m: train.example(m) for m in self.modalities(spec)}
-        return build_model(spec, self.dataset(spec.dataset), examples, self.registry, start)
+        pattern = self.pattern(spec)
+        return build_model(spec, self.dataset(spec.dataset), examples, self.registry, pattern, start)
+
+    def pattern(self, spec: TrialSpec) -> Pattern | None:
+        """Give the modalities that every row has which training sees, None where rows differ."""
+        modalities, natural = self.modalities(spec), self.split(spec, "train").natural
+        pattern = spec.missing.train.pattern(modalities)
+        if pattern is None or len(pattern) == 1:
+            return pattern
+        return pattern if all(bool(natural[m].all()) for m in pattern) else None
 
     def kept(self, key: str) -> Path:
         """Say where the result of a phase lies, or will lie: in a folder that goes when this bench does."""
@@ -73,11 +82,11 @@ class Bench:
         known = {
             "modalities": self.modalities(spec),
             "task": self.dataset(spec.dataset).task,
-            "pattern": spec.missing.train.pattern(self.modalities(spec)),
+            "pattern": self.pattern(spec),
             "teacher": teacher,
             "seed": spec.seed,
         }
-        procedure: Procedure = construct(cls, spec.procedure.options, known)
+        procedure: Procedure = construct_part(cls, spec.procedure, "procedure", known)
         procedure.check(model)
         return procedure
 

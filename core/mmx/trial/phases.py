@@ -1,6 +1,7 @@
 """Trains a trial's phases, one after another, in the one loop; equal phases of a sweep are trained once."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from mmx.model import MultimodalModel, State, hand_over
 from mmx.protocols import derive_seed, draw_presence
 from mmx.train import Figures, Fit, fit
 from mmx.trial.bench import Bench, monitor_of
+
+ROOM = 2**30
+"""Bytes that are left free on the disk when phases are kept."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ def train_in_phases(
 ) -> tuple[MultimodalModel, list[Stage]]:
     """Train every phase; give the last one's model, at its best epoch, and what each phase did.
 
-    A phase starts from the one before, whose adapter is folded into the weights where the next phase has
-    another, or (`restart`) from the pretrained encoders. Its procedure may learn from the model before it.
+    A phase starts from the one before, whose adapters are folded into the weights, or (`restart`) from the
+    pretrained encoders. Its procedure may learn from the model before it.
     The result of a phase is a function of its own and all earlier settings. But for a trial's last one it is
     kept by their hash, for other trials of the same call. `on_epoch` is told epochs that go on counting.
     """
@@ -55,7 +59,7 @@ def train_in_phases(
         teacher = models[-1] if models else None
         models = [model]
         before.append(digest([before[-1], restart, _content(now), str(device)]))
-        kept = None if last else bench.kept(before[-1])
+        kept = bench.kept(before[-1]) if spec.training.phases else None
         if kept is not None and kept.exists():
             stages.append(_recall(model, kept))
             for epoch, figures in enumerate(stages[-1].fit.history):
@@ -63,10 +67,10 @@ def train_in_phases(
         else:
             fitted = _train(now, bench, model, teacher, device, _shifted(on_epoch, told))
             stages.append(Stage(fitted, *model.count_parameters()))
-            if kept is not None:
+            if kept is not None and not last:
                 _remember(model, stages[-1], kept)
         told += len(stages[-1].fit.history)
-        if not last:
+        if not last and not spec.training.phases[place + 1].restart:
             start = _copy(hand_over(model, now, specs[place + 1]))
     return models[-1], stages
 
@@ -122,6 +126,8 @@ def _copy(state: State) -> dict[str, Tensor]:
 def _remember(model: MultimodalModel, stage: Stage, path: Path) -> None:
     """Write a trained phase; the file appears whole or, where the disk has no room for it, not at all."""
     state = {name: tensor.cpu().contiguous() for name, tensor in _copy(model.state_dict()).items()}
+    if shutil.disk_usage(path.parent).free < ROOM + 2 * sum(t.nbytes for t in state.values()):
+        return
     half = path.with_suffix(".part")
     try:
         save_file(state, half, metadata={"stage": json.dumps(asdict(stage))})

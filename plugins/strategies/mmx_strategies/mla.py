@@ -121,7 +121,7 @@ class Alternating(Procedure):
     ) -> None:
         self.task = task
         self.order = tuple(modalities if order is None else order)
-        if sorted(self.order) != sorted(modalities):
+        if sorted(map(str, self.order)) != sorted(modalities):
             raise InputError(
                 f"procedure 'alternating': order {list(self.order)} must name each of {list(modalities)} "
                 "exactly once; leave it out for the dataset's order"
@@ -131,7 +131,12 @@ class Alternating(Procedure):
         self.batch, self.batches = 0, 1
 
     def check(self, model: Model) -> None:
-        """Refuse to project where there is no shared head to project for."""
+        """Refuse adapters by pattern, and to project where there is no shared head to project for."""
+        if any(adapter.by_pattern for adapter in model.adapters.values()) and len(self.order) > 1:
+            raise InputError(
+                "procedure 'alternating' shows each modality alone, so rows are not of the one pattern that "
+                "an adapter by pattern trains for; take procedure 'joint'"
+            )
         if self.projection is not None:
             _head(model)
 

@@ -34,15 +34,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from mmx.contracts import Adapter, Modality, Pattern, Presence
+from mmx.contracts import HEADS, Adapter, Modality, Pattern, Presence
 from mmx.errors import InputError
 
 _LAST_AXIS = (nn.Linear, nn.LayerNorm)
 """Layers whose channels are the last axis of their output."""
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_NORMS)
-_HEADS = {"head", "heads"}
-"""Submodules that are never adapted: by contract a fusion's heads have these names."""
 _OWN = "scale_shift"
 """Name of the submodule that a layer is given."""
 _EVERY = ".*"
@@ -288,7 +286,7 @@ def _candidates(module: nn.Module) -> dict[str, nn.Module]:
     return {
         name: layer
         for name, layer in module.named_modules()
-        if isinstance(layer, _LAYERS) and not name.startswith(closed) and _HEADS.isdisjoint(name.split("."))
+        if isinstance(layer, _LAYERS) and not name.startswith(closed) and HEADS.isdisjoint(name.split("."))
     }
 
 

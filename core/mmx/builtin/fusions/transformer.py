@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmx.contracts import Fusion, Logits, Prompts, Task, TokenMap
-from mmx.transformer import Transformer
+from mmx.transformer import LORA_TARGETS, Transformer
 
 
 class TransformerFusion(Fusion):
@@ -15,6 +15,7 @@ class TransformerFusion(Fusion):
     """
 
     accepts_prompts: ClassVar[bool] = True
+    lora_targets: ClassVar[str] = LORA_TARGETS
 
     def __init__(
         self,
