@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from mmx.assemble import hand_over
 from mmx.builtin.adapters.lora import Lora
 from mmx.config import TrialSpec
 from mmx.contracts import Adapter, Batch
 from mmx.errors import ConfigError, TrialError
-from mmx.model import hand_over
 from mmx.sweep import Plan
 from mmx.trial import Bench, run_trial
 from mmx.trial.phases import train_in_phases
@@ -257,7 +257,7 @@ def test_training_that_nothing_reaches_is_told(plan_toy: PlanToy) -> None:
 
 
 def test_a_phases_settings_are_logged_even_where_they_are_zero(plan_toy: PlanToy) -> None:
-    from mmx.sweep.resolve import flat_parameters
+    from mmx.sweep.parameters import flat_parameters
 
     spec, _ = only(
         plan_toy({**LATE, "missing.train.rate": 0.3, "training.phases": [{"rate": 0.0, "warmup": 0.0}, {}]})
@@ -390,7 +390,7 @@ def test_what_no_phase_uses_is_no_part_of_the_point(plan_toy: PlanToy) -> None:
 
 
 def test_the_adapter_of_the_last_phase_is_logged(plan_toy: PlanToy) -> None:
-    from mmx.sweep.resolve import flat_parameters
+    from mmx.sweep.parameters import flat_parameters
 
     spec, _ = only(plan_toy({**LATE, "training.phases": [{}, {"adapter": "lora", "procedure": "qmf"}]}))
     flat = flat_parameters(spec)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmx.assemble import hand_over
 from mmx.builtin.procedures.joint import Joint
 from mmx.config import TrialSpec
 from mmx.contracts import Batch, Model, Output, Step, Tokens
 from mmx.errors import ConfigError, InputError
-from mmx.model import MultimodalModel, hand_over
+from mmx.model import MultimodalModel
 from mmx.sweep import Plan
 from mmx.sweep.estimate import seconds_left
 from mmx.testing import world

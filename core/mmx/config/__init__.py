@@ -1,6 +1,7 @@
 """Configuration: a sweep file to frozen specs, with every fault told at once. Imports no torch."""
 
-from mmx.config.load import SINGLE, component_keys, get_path, load_sweep, read_sweep, set_path
+from mmx.config.load import SINGLE, component_keys, load_sweep, read_sweep
+from mmx.config.paths import get_path, set_path
 from mmx.config.reader import NOTHING, component, convert, read
 from mmx.config.space import RawCell, apply, cells
 from mmx.config.specs import (

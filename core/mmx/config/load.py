@@ -8,6 +8,8 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmx.config.overrides import apply_override, check_against_methods, check_overrides
+from mmx.config.paths import get_path
 from mmx.config.reader import component, read
 from mmx.config.specs import SweepSpec
 from mmx.errors import ConfigError, Fault, InputError, did_you_mean
@@ -35,10 +37,6 @@ DEFAULTS: dict[str, Any] = {
     "procedure": "joint",
     "training": {},
 }
-WHOLE_KEYS = ("search.axes.", "search.tune.")
-"""What follows these is one key, dots included."""
-METHODS = "search.methods."
-"""What follows this is a label, and then one key."""
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -57,14 +55,14 @@ def read_sweep(text: str, source: str, overrides: Sequence[str] = ()) -> SweepSp
     faults: list[Fault] = []
     data = _parse(text, source)
     for override in overrides:
-        _override(data, override, faults)
+        apply_override(data, override, faults)
     data = {**DEFAULTS, **_resolve(data, source, faults)}
     _check_top(data, faults)
     trial = expand_components({k: data.get(k) for k in TRIAL_KEYS})
     _check_trial(trial, faults)
     sweep = {k: v for k, v in data.items() if k in SWEEP_KEYS}
-    _check_overrides(overrides, get_path(sweep, "search.axes"), faults)
-    _check_against_methods(overrides, get_path(sweep, "search.methods"), faults)
+    check_overrides(overrides, get_path(sweep, "search.axes"), faults)
+    check_against_methods(overrides, get_path(sweep, "search.methods"), faults)
     result = read(SweepSpec, {**sweep, "trial": trial, "source": source}, "", faults)
     _check_values(sweep, faults)
     if faults:
@@ -80,71 +78,6 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     if not isinstance(config, DictConfig):
         raise ConfigError(source, [Fault("", "holds no keys; `mmx init` writes a sweep to start from")])
     return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
-
-
-def _override(data: dict[str, Any], override: str, faults: list[Fault]) -> None:
-    """Apply one key=value of the command line."""
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        faults.append(Fault("", f"override '{override}' is no key=value"))
-        return
-    try:
-        value = OmegaConf.to_container(OmegaConf.create(f"value: {text or 'null'}"), resolve=False)["value"]  # type: ignore
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        faults.append(Fault(key, f"override value '{text}' is no YAML: {error}"))
-        return
-    try:
-        set_path(data, _parts(key), value)
-    except KeyError as error:
-        faults.append(Fault(key, f"place {error} is in no list of this file; places count from 0"))
-
-
-def _parts(key: str) -> list[str]:
-    whole = next((prefix for prefix in WHOLE_KEYS if key.startswith(prefix)), None)
-    if whole:
-        return [*whole.strip(".").split("."), key[len(whole) :]]
-    if key.startswith(METHODS):
-        label, _, path = key[len(METHODS) :].partition(".")
-        return [*METHODS.strip(".").split("."), label, *([path] if path else [])]
-    return key.split(".")
-
-
-def set_path(data: Any, parts: Sequence[str], value: Any) -> None:
-    """Set a nested value, making mappings on the way; a component given as text becomes a mapping.
-
-    A number is a place in a list (KeyError where the list has no such place).
-    """
-    for part in parts[:-1]:
-        place: Any = _place(data, part)
-        inner = data[place] if isinstance(data, list) else data.get(place)
-        if isinstance(inner, str):
-            inner = {"name": inner}
-        data[place] = inner if isinstance(inner, (dict, list)) else {}
-        data = data[place]
-    data[_place(data, parts[-1])] = value
-
-
-def _place(data: Any, part: str) -> Any:
-    if not isinstance(data, list):
-        return part
-    if not part.isdigit() or int(part) >= len(data):
-        raise KeyError(part)
-    return int(part)
-
-
-def get_path(data: Any, path: str) -> Any:
-    """Look a dotted path up; a number is a place in a list; None where there is nothing."""
-    value: Any = data
-    for part in path.split("."):
-        try:
-            place = _place(value, part)
-        except KeyError:
-            return None
-        if not isinstance(value, list) and (not isinstance(value, Mapping) or place not in value):
-            return None
-        value = value[place]
-    return value
 
 
 def _resolve(data: dict[str, Any], source: str, faults: list[Fault]) -> dict[str, Any]:
@@ -226,41 +159,6 @@ def _check_trial(trial: Mapping[str, Any], faults: list[Fault]) -> None:
         faults.append(
             Fault("adapter", f"{trial['adapter']!r} is no component, and no mapping of modalities to some")
         )
-
-
-def _check_overrides(overrides: Sequence[str], axes: Any, faults: list[Fault]) -> None:
-    """Refuse an override that an axis would set again for every cell."""
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        for axis in axes if isinstance(axes, dict) else ():
-            if axis in (key, f"{key}.name"):
-                advice = f"override the axis instead: 'search.axes.{axis}=[…]'"
-                faults.append(Fault(key, f"has no effect, since the file sweeps '{axis}'; {advice}"))
-
-
-def _check_against_methods(overrides: Sequence[str], methods: Any, faults: list[Fault]) -> None:
-    """Refuse an override of what some methods set themselves: it would hold for the others only."""
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        own = [
-            label
-            for label, settings in (methods.items() if isinstance(methods, dict) else ())
-            if isinstance(settings, dict) and any(_touches(key, *item) for item in settings.items())
-        ]
-        if own:
-            told = (
-                f"{', '.join(own)} set it themselves; edit the file, or override 'search.methods.{own[0]}.…'"
-            )
-            faults.append(Fault(key, f"would not hold for every method: {told}"))
-
-
-def _touches(key: str, path: str, value: Any) -> bool:
-    """Tell whether an override and a method set the same thing, phases included."""
-    if f"{key}.".startswith(f"{path}.") or f"{path}.".startswith(f"{key}."):
-        return True
-    phases = value if path == "training.phases" and isinstance(value, list) else []
-    names = {f"training.{name}" for phase in phases if isinstance(phase, dict) for name in phase}
-    return key in names
 
 
 CHOICES = {"run.on_error": ("continue", "stop")}

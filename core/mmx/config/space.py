@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from mmx.config.load import TRIAL_KEYS, expand_components, get_path, set_path
+from mmx.config.load import TRIAL_KEYS, expand_components
+from mmx.config.paths import get_path, set_path
 from mmx.config.specs import SearchSpec, digest
 from mmx.errors import ConfigError, Fault, did_you_mean
 

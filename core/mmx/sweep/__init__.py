@@ -18,8 +18,8 @@ from mmx.registry.signature import construct
 from mmx.sweep.artifacts import sweep_files
 from mmx.sweep.engine import Engine, Limits, Watcher
 from mmx.sweep.page import write_page
+from mmx.sweep.parameters import flat_parameters
 from mmx.sweep.plan import Plan, plan_sweep
-from mmx.sweep.resolve import flat_parameters
 from mmx.sweep.study import Search, budget
 from mmx.sweep.summary import Standing, axes_of, parent_curves, standings, write_leaderboard
 

@@ -15,8 +15,9 @@ from mmx.contracts import Tracker, TrialRecord
 from mmx.errors import ConfigError, MmxError
 from mmx.registry import Registry
 from mmx.sweep.artifacts import keep_trial
+from mmx.sweep.parameters import flat_parameters
 from mmx.sweep.plan import Cell, Plan
-from mmx.sweep.resolve import Resolver, flat_parameters
+from mmx.sweep.resolve import Resolver
 from mmx.sweep.study import Search, budget
 from mmx.sweep.summary import selected
 from mmx.train import Figures

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from mmx.assemble import State, hand_over
 from mmx.config import RawCell, SweepSpec, TrialSpec, cells, digest
 from mmx.errors import ConfigError, Fault, InputError
-from mmx.model import MultimodalModel, State, hand_over
+from mmx.model import MultimodalModel
 from mmx.registry import Registry
 from mmx.sweep.checks import check_cell, check_objective, check_search
 from mmx.sweep.resolve import Resolver

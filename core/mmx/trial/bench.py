@@ -3,11 +3,12 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mmx.assemble import State, build_model, construct_part
 from mmx.config import ComponentSpec, TrialSpec, digest, plain
 from mmx.contracts import Dataset, Modality, Pattern, Procedure, Task
 from mmx.data import Split
 from mmx.errors import DataError, InputError
-from mmx.model import MultimodalModel, State, build_model, construct_part
+from mmx.model import MultimodalModel
 from mmx.protocols import Protocol
 from mmx.registry import Registry
 from mmx.registry.signature import construct

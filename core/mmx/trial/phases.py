@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmx import evaluate
+from mmx.assemble import State, hand_over
 from mmx.config import TrialSpec, digest
 from mmx.contracts import Presence
 from mmx.data import Split
-from mmx.model import MultimodalModel, State, hand_over
+from mmx.model import MultimodalModel
 from mmx.protocols import derive_seed, draw_presence
 from mmx.train import Figures, Fit, fit
 from mmx.trial.bench import Bench, monitor_of
