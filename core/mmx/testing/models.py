@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -24,22 +25,31 @@ def _models(
 ) -> Iterator[MultimodalModel]:
     """Build the component into models of one to three modalities.
 
-    A strategy meets every fusion, with encoders that take prompts and that do not. A fusion, which every
-    strategy meets already, meets every strategy once more with prompts alone.
+    A strategy meets every fusion, and the first of each sort (with prompts and without) at every count, with
+    encoders that take prompts and that do not. A fusion, which every strategy meets already, meets every
+    strategy once more, with three modalities.
     """
     partner = "fusion" if offer.kind == "strategy" else "strategy"
     built = 0
+    sorts: set[bool] = set()
     for other in (o for o in registry.offers if o.kind == partner):
         strategy, fusion = (offer, other) if partner == "fusion" else (other, offer)
-        for count in counts if partner == "fusion" else counts[-1:]:
-            for plain in (False, True) if partner == "fusion" else (False,):
-                try:
-                    model = world.assemble(registry, strategy, fusion, count, plain, seed)
-                except InputError:
-                    continue  # refused with a reason: this pair does not go together
-                built += 1
-                yield model
+        sort = bool(getattr(_load(registry, fusion), "accepts_prompts", False))
+        thorough = partner == "fusion" and sort not in sorts
+        sorts.add(sort)
+        some = ((2, False),) if partner == "fusion" else ((counts[-1], False),)
+        for count, plain in product(counts, (False, True)) if thorough else some:
+            try:
+                model = world.assemble(registry, strategy, fusion, count, plain, seed)
+            except InputError:
+                continue  # refused with a reason: this pair does not go together
+            built += 1
+            yield model
     assert built, f"no {partner} goes together with it"
+
+
+def _load(registry: Registry, offer: Offer) -> type:
+    return registry.load_class(offer.kind, f"{offer.distribution}:{offer.component.name}")
 
 
 def model_answers_whoever_is_absent(registry: Registry, offer: Offer) -> None:
