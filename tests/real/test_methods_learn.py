@@ -8,6 +8,7 @@ import torch
 
 from mmx.cli.open import open_plan
 from mmx.config import TrialSpec
+from mmx.sweep import Plan
 from mmx.trial import run_trial
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "compare_methods.yaml"
@@ -25,10 +26,14 @@ def shortened(spec: TrialSpec) -> TrialSpec:
     return replace(spec, training=replace(spec.training, epochs=EPOCHS, phases=tuple(phases)))
 
 
+@pytest.fixture(scope="module")
+def plan(shared_data: Path) -> Plan:
+    """Plan the comparison on the real data; phases that methods share are trained once."""
+    return open_plan(SWEEP, [f"dataset={{name: avmnist, root: {shared_data / 'avmnist'}, difficulty: hard}}"])
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_learns_on_hard_avmnist_whoever_is_absent(shared_data: Path, method: str) -> None:
-    hard = f"dataset={{name: avmnist, root: {shared_data / 'avmnist'}, difficulty: hard}}"
-    plan = open_plan(SWEEP, [hard])
+def test_learns_on_hard_avmnist_whoever_is_absent(plan: Plan, method: str) -> None:
     (cell,) = [c for c in plan.cells if c.raw.method == method]
     figures = run_trial(shortened(cell.spec), plan.bench, torch.device("cpu")).last()
     assert figures["summary/clean"] > 6 * CHANCE
