@@ -130,6 +130,11 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
+def seen_in_training(presence: Presence, seen: Sequence[Modality]) -> Presence:
+    """Take away the modalities that training does not see; an empty `seen` is all."""
+    return {m: p if m in seen or not seen else torch.zeros_like(p) for m, p in presence.items()}
+
+
 def rows_that_have_any(presence: Presence) -> Tensor:
     """Give the numbers of the rows in which at least one modality is present."""
     return torch.stack(list(presence.values())).any(dim=0).nonzero()[:, 0]

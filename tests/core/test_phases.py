@@ -28,6 +28,11 @@ def only(plan: Plan) -> tuple[TrialSpec, Bench]:
     return cell.spec, plan.bench
 
 
+def up_to(spec: TrialSpec, count: int) -> TrialSpec:
+    """Take the first phases of a trial."""
+    return replace(spec, training=replace(spec.training, phases=spec.training.phases[:count]))
+
+
 def batch_of(bench: Bench, spec: TrialSpec) -> Batch:
     split = bench.split(spec, "val")
     return split.batch(torch.arange(8), split.natural)
@@ -178,8 +183,7 @@ def test_the_pattern_of_training_is_known_where_all_rows_share_one(
 def test_a_replaced_adapter_is_folded_into_the_weights(plan_toy: PlanToy) -> None:
     phases = [{"adapter": "lora", "epochs": 2}, {"adapter": "full"}]
     spec, bench = only(plan_toy({**LATE, "training.phases": phases}))
-    first = replace(spec, training=replace(spec.training, phases=spec.training.phases[:1]))
-    model, _ = train_in_phases(first, bench, CPU)
+    model, _ = train_in_phases(up_to(spec, 1), bench, CPU)
     batch = batch_of(bench, spec)
     with torch.no_grad():
         before = model.eval()(batch).logits
@@ -192,8 +196,7 @@ def test_a_replaced_adapter_is_folded_into_the_weights(plan_toy: PlanToy) -> Non
 def test_the_same_adapter_starts_anew_on_folded_weights(plan_toy: PlanToy) -> None:
     phases = [{"adapter": "lora", "epochs": 2}, {"adapter": "lora", "modalities": ["m0"]}]
     spec, bench = only(plan_toy({**LATE, "training.phases": phases}))
-    first = replace(spec, training=replace(spec.training, phases=spec.training.phases[:1]))
-    model, _ = train_in_phases(first, bench, CPU)
+    model, _ = train_in_phases(up_to(spec, 1), bench, CPU)
     batch = batch_of(bench, spec)
     with torch.no_grad():
         before = model.eval()(batch).logits
@@ -209,8 +212,7 @@ def test_an_adapter_by_pattern_goes_on_with_its_sets(plan_toy: PlanToy) -> None:
         {"adapter": "scale_shift", "modalities": ["m1"]},
     ]
     spec, bench = only(plan_toy({**LATE, "training.phases": phases}))
-    two = replace(spec, training=replace(spec.training, phases=spec.training.phases[:2]))
-    before = train_in_phases(two, bench, CPU)[0].state_dict()
+    before = train_in_phases(up_to(spec, 2), bench, CPU)[0].state_dict()
     after = train_in_phases(spec, bench, CPU)[0].state_dict()
     changed = {n for n, t in after.items() if not torch.equal(t, before[n])}
     assert changed and all(

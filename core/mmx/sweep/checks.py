@@ -38,8 +38,9 @@ def check_cell(bench: Bench, spec: TrialSpec, faults: list[Fault]) -> None:
     for place, stage in enumerate(spec.stages()):
         key = f"training.phases.{place}" if spec.training.phases else "training"
         _check_training(stage.training, key, faults)
-        _check_seen(stage, key, modalities, faults)
-        _check_rates(bench, stage, key, modalities, faults)
+        seen_key = key if spec.training.phases else "missing.train"
+        _check_seen(stage, f"{seen_key}.modalities", modalities, faults)
+        _check_rates(bench, stage, f"{seen_key}.rate", modalities, faults)
         try:
             monitor_of(stage, dataset.task)
         except InputError as error:
@@ -53,9 +54,8 @@ def check_cell(bench: Bench, spec: TrialSpec, faults: list[Fault]) -> None:
                 )
 
 
-def _check_seen(stage: TrialSpec, key: str, modalities: tuple[str, ...], faults: list[Fault]) -> None:
+def _check_seen(stage: TrialSpec, where: str, modalities: tuple[str, ...], faults: list[Fault]) -> None:
     """Check which modalities training sees."""
-    where = f"{key}.modalities" if "phases" in key else "missing.train.modalities"
     seen = stage.missing.train.modalities
     if len(set(seen)) < len(seen):
         faults.append(Fault(where, f"{list(seen)} names a modality twice"))
@@ -82,7 +82,7 @@ def _check_training(training: TrainingSpec, key: str, faults: list[Fault]) -> No
 
 
 def _check_rates(
-    bench: Bench, spec: TrialSpec, place: str, modalities: tuple[str, ...], faults: list[Fault]
+    bench: Bench, spec: TrialSpec, where: str, modalities: tuple[str, ...], faults: list[Fault]
 ) -> None:
     """Ask the protocol for the probabilities of every rate that will be drawn."""
     try:
@@ -90,7 +90,6 @@ def _check_rates(
     except InputError as error:
         faults.append(Fault("missing.protocol", str(error)))
         return
-    where = f"{place}.rate" if "phases" in place else "missing.train.rate"
     asked: list[tuple[str, Any]] = [(where, spec.missing.train.rate)]
     for target in spec.missing.eval.targets:
         if target != "any" and target not in modalities:

@@ -6,11 +6,9 @@ import time
 from collections.abc import Sequence
 from statistics import mean
 
-import torch
-
 from mmx.config import TrialSpec
 from mmx.contracts import TrialRecord
-from mmx.data import rows_that_have_any
+from mmx.data import rows_that_have_any, seen_in_training
 from mmx.sweep.plan import Plan
 from mmx.sweep.study import budget
 from mmx.trial import Bench
@@ -48,8 +46,7 @@ def _time_steps(bench: Bench, spec: TrialSpec) -> float:
     """Time a few training steps on real rows and extend them to all epochs."""
     model, split = bench.model(spec).train(), bench.split(spec, "train")
     procedure = bench.procedure(spec, model, teacher=copy.deepcopy(model))
-    seen = spec.missing.train.modalities or split.modalities
-    presence = {m: there if m in seen else torch.zeros_like(there) for m, there in split.natural.items()}
+    presence = seen_in_training(split.natural, spec.missing.train.modalities)
     batch = split.batch(rows_that_have_any(presence)[: spec.training.batch_size], presence)
     started = 0.0
     for step in range(STEPS + 1):

@@ -15,7 +15,7 @@ from mmx import evaluate
 from mmx.assemble import State, hand_over
 from mmx.config import TrialSpec, digest
 from mmx.contracts import Presence
-from mmx.data import Split
+from mmx.data import Split, seen_in_training
 from mmx.model import MultimodalModel
 from mmx.protocols import derive_seed, draw_presence
 from mmx.train import Figures, Fit, fit
@@ -50,17 +50,15 @@ def train_in_phases(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     stages: list[Stage] = []
-    models: list[MultimodalModel] = []
-    start, told, before = None, 0, [""]
+    teacher: MultimodalModel | None = None
+    start, told, key = None, 0, ""
     specs = spec.stages()
     for place, now in enumerate(specs):
         restart = bool(spec.training.phases) and spec.training.phases[place].restart
         last = place + 1 == len(specs)
         model = bench.model(now, None if restart else start).to(device)
-        teacher = models[-1] if models else None
-        models = [model]
-        before.append(digest([before[-1], restart, _content(now), str(device)]))
-        kept = bench.kept(before[-1]) if spec.training.phases else None
+        key = digest([key, restart, _content(now), str(device)])
+        kept = bench.kept(key) if spec.training.phases else None
         if kept is not None and kept.exists():
             stages.append(_recall(model, kept))
             for epoch, figures in enumerate(stages[-1].fit.history):
@@ -73,7 +71,8 @@ def train_in_phases(
         told += len(stages[-1].fit.history)
         if not last and not spec.training.phases[place + 1].restart:
             start = _copy(hand_over(model, now, specs[place + 1]))
-    return models[-1], stages
+        teacher = model
+    return model, stages
 
 
 def _shifted(on_epoch: Callable[[int, Figures], None], by: int) -> Callable[[int, Figures], None]:
@@ -109,8 +108,7 @@ def _presence(spec: TrialSpec, bench: Bench, split: Split, seed: int) -> Presenc
     """Draw who is present, then take away the modalities that training does not see."""
     train = spec.missing.train
     drawn = draw_presence(bench.protocol(spec), train.rate, split.ids, split.natural, seed, split.name)
-    seen = train.modalities or split.modalities
-    return {m: present if m in seen else torch.zeros_like(present) for m, present in drawn.items()}
+    return seen_in_training(drawn, train.modalities)
 
 
 def _content(spec: TrialSpec) -> dict[str, object]:
