@@ -43,4 +43,4 @@ docs: setup  ## Write the generated pages of docs/ anew.
 	$(BIN)/python docs/generate.py
 
 clean:  ## Remove what the other targets made.
-	rm -rf $(VENV) mlflow.db optuna.db mlartifacts .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) mlflow.db optuna.db mlartifacts .mmx .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

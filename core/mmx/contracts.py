@@ -299,6 +299,14 @@ class Procedure(ABC):
         """Take note that an epoch (from 0) of so many batches begins."""
         del epoch, batches
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give what it has learned so far, for a checkpoint: all that later epochs depend on."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take it back, in a procedure that was built anew in the same way."""
+        del state
+
     @abstractmethod
     def steps(self, model: Model, batch: Batch) -> Iterator[Step]:
         """Yield one optimiser step after another for a batch."""
@@ -312,13 +320,17 @@ class TrialRecord:
     point: str
     seed: int
     state: str
-    """done, failed or running."""
+    """done, failed, running, or missing: stopped before its end, to be carried on."""
     reason: str = ""
     cell: str = ""
     attempt: int = 1
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last value of each metric."""
+    worker: str = ""
+    """The process that runs or ran it (`mmx.worker`)."""
+    claim: str = ""
+    """Its place in the search store, where workers agree who runs what."""
 
 
 class TrialLog(ABC):
@@ -336,11 +348,15 @@ class TrialLog(ABC):
 
     @abstractmethod
     def end(self, state: str, reason: str, tags: Mapping[str, str]) -> None:
-        """End as "done" or "failed", with the reason and what else to remember."""
+        """End as "done", "failed" or "missing" (stopped before its end), with the reason and what else to
+        remember."""
 
 
 class Tracker(ABC):
-    """Where the results of a sweep are kept. Its constructor takes the store's address as `store`."""
+    """Where the results of a sweep are kept. Its constructor takes the store's address as `store`.
+
+    Every method, and those of its logs, raises StoreError where the store cannot be reached or written.
+    """
 
     @abstractmethod
     def open_sweep(self, name: str, tags: Mapping[str, str]) -> str:
@@ -361,6 +377,14 @@ class Tracker(ABC):
     @abstractmethod
     def open_trial(self, title: str, record: TrialRecord) -> TrialLog:
         """Begin a trial of the open sweep; `record` has no run id yet."""
+
+    @abstractmethod
+    def running(self, name: str) -> list[TrialRecord]:
+        """List every attempt of a sweep that has not been ended."""
+
+    @abstractmethod
+    def reopen(self, run_id: str) -> TrialLog:
+        """Go on writing to a trial, to end one whose worker is gone, say."""
 
     @abstractmethod
     def retire(self, record: TrialRecord) -> None:

@@ -5,6 +5,7 @@
     │   ├── ConfigError             every fault of a sweep file at once
     │   └── DataError               data that is missing or does not fit
     ├── PluginError             3   a plugin problem in what was asked for
+    ├── StoreError              1   a store that cannot be reached or written just now
     └── TrialError              1   one point failed; the sweep goes on
         └── DivergedError           a loss that is NaN or infinite
 
@@ -38,12 +39,23 @@ class PluginError(MmxError):
     exit_code = 3
 
 
+class StoreError(MmxError):
+    """A store cannot be reached or written just now; what it should have taken must be sent again."""
+
+
 class TrialError(MmxError):
     """One point failed."""
 
 
 class DivergedError(TrialError):
     """A loss became NaN or infinite."""
+
+
+class Stopped(BaseException):
+    """Ends a trial after the epoch whose checkpoint was written, because the user wants the call to end.
+
+    No Exception: nothing between the training loop and the command may take it for a failure.
+    """
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Which laws hold for which kind of component."""
 
-from mmx.testing import encoders, models, parts, sources
+from mmx.testing import encoders, models, parts, resuming, sources
 from mmx.testing.laws import Check
 
 IN_A_MODEL: tuple[Check, ...] = (
@@ -10,6 +10,7 @@ IN_A_MODEL: tuple[Check, ...] = (
     models.model_trains_everywhere,
     models.model_evaluates_as_it_runs,
     models.model_is_a_function_of_seed_and_state,
+    resuming.training_resumes_to_the_bit,
 )
 CHECKS: dict[str, tuple[Check, ...]] = {
     "encoder": (
@@ -27,12 +28,14 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         parts.adapter_trains_what_it_frees,
         parts.adapter_folds_into_plain_weights,
         parts.adapter_keeps_patterns_apart,
+        resuming.training_resumes_to_the_bit,
     ),
     "procedure": (
         parts.procedure_yields_steps_that_can_be_taken,
         parts.procedure_never_reads_what_is_absent,
         parts.procedure_trains_everywhere,
         parts.procedure_is_a_function_of_the_seed,
+        resuming.training_resumes_to_the_bit,
     ),
     "dataset": (
         sources.dataset_splits_share_no_sample,

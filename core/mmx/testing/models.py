@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from mmx.contracts import Batch, Dataset, Sample
+from mmx.contracts import Batch
 from mmx.data import Split
 from mmx.errors import InputError
 from mmx.evaluate import predict_patterns
@@ -119,7 +119,7 @@ def model_trains_everywhere(registry: Registry, offer: Offer) -> None:
 def model_evaluates_as_it_runs(registry: Registry, offer: Offer) -> None:
     """Predicting every pattern from one encoding pass gives what running each pattern alone gives."""
     for model in _models(registry, offer, counts=(2, 3)):
-        split = Split(_Rows(model.modalities), "test", model.modalities)
+        split = Split(world.Rows(model.modalities), "test", model.modalities)
         found = predict_patterns(model, split, torch.device("cpu"), batch_size=3)
         rows = torch.arange(len(split))
         for pattern in all_patterns(model.modalities):
@@ -156,20 +156,3 @@ def strategy_hides_but_never_all(registry: Registry, offer: Offer) -> None:
                 left = model.strategy.train().hide(given)
                 assert all(bool((left[m] <= given[m]).all()) for m in given)
                 assert bool(torch.stack(list(left.values())).any(dim=0).all())
-
-
-class _Rows(Dataset):
-    """A handful of complete samples."""
-
-    in_memory = True
-
-    def __init__(self, modalities: tuple[str, ...]) -> None:
-        self.modalities = dict.fromkeys(modalities, "vector")
-        self.task = world.task()
-
-    def split(self, name: str) -> list[Sample]:
-        batch = world.batch_of({m: [1] * 7 for m in self.modalities})
-        return [
-            Sample(f"{name}{i}", {m: batch.inputs[m][i] for m in self.modalities}, int(batch.target[i]))
-            for i in range(7)
-        ]

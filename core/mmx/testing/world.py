@@ -7,7 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from mmx.builtin.adapters.lora import Lora
-from mmx.contracts import Batch, Encoder, EncoderFacts, Fusion, Presence, Strategy, Task, Tokens
+from mmx.contracts import (
+    Adapter,
+    Batch,
+    Dataset,
+    Encoder,
+    EncoderFacts,
+    Fusion,
+    Presence,
+    Sample,
+    Strategy,
+    Task,
+    Tokens,
+)
 from mmx.model import MultimodalModel
 from mmx.protocols import derive_seed
 from mmx.registry import Offer, Registry
@@ -97,19 +109,32 @@ def known_for(
 
 
 def assemble(
-    registry: Registry, strategy: Offer, fusion: Offer, count: int, plain: bool = False, seed: int = 0
+    registry: Registry,
+    strategy: Offer,
+    fusion: Offer,
+    count: int,
+    plain: bool = False,
+    seed: int = 0,
+    adapter: Offer | None = None,
 ) -> MultimodalModel:
-    """Build a model of `count` modalities around a strategy and a fusion."""
+    """Build a model of `count` modalities around a strategy and a fusion, by default with LoRA.
+
+    Another adapter is told that every row has all modalities.
+    """
     torch.manual_seed(derive_seed(seed, "world"))
     kind = PlainEncoder if plain else PromptableEncoder
     encoders: dict[str, Encoder] = {m: kind() for m in names(count)}
-    for encoder in encoders.values():
-        Lora(rank=2).apply(encoder)
+    adapters: dict[str, Adapter] = {m: Lora(rank=2) for m in encoders}
+    if adapter is not None:
+        told = {"modalities": names(count), "pattern": frozenset(encoders), "seed": seed}
+        adapters = {m: build(registry, adapter, {**told, "modality": m}) for m in encoders}
+    for m, encoder in encoders.items():
+        adapters[m].apply(encoder)
     known = known_for(names(count), encoders, 0)
     head: Fusion = build(registry, fusion, known)
     known["fusion_layers"] = head.prompt_layers if head.accepts_prompts else 0
     middle: Strategy = build(registry, strategy, known)
-    return MultimodalModel(encoders, middle, head, WIDTH)
+    return MultimodalModel(encoders, middle, head, WIDTH, adapters)
 
 
 def batch_of(presence: Mapping[str, Sequence[int]], absent_value: float = 0.0, seed: int = 0) -> Batch:
@@ -134,6 +159,24 @@ def presences(count: int) -> dict[str, dict[str, list[int]]]:
         cases["one gone for all"] = {n: [int(i > 0)] * 4 for i, n in enumerate(m)}
         cases["one left for all"] = {n: [int(i == 0)] * 4 for i, n in enumerate(m)}
     return cases
+
+
+class Rows(Dataset):
+    """Seven complete samples, the same in every split but for their ids."""
+
+    in_memory = True
+
+    def __init__(self, modalities: tuple[str, ...]) -> None:
+        self.modalities = dict.fromkeys(modalities, "vector")
+        self.task = task()
+
+    def split(self, name: str) -> list[Sample]:
+        """Give the samples."""
+        batch = batch_of({m: [1] * 7 for m in self.modalities})
+        return [
+            Sample(f"{name}{i}", {m: batch.inputs[m][i] for m in self.modalities}, int(batch.target[i]))
+            for i in range(7)
+        ]
 
 
 def task() -> Task:

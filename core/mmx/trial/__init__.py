@@ -1,7 +1,6 @@
 """Runs one trial, from its frozen spec to its figures: a straight line."""
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from mmx.config import TrialSpec
 from mmx.errors import TrialError
 from mmx.evaluate import Predictions
 from mmx.model import MultimodalModel
-from mmx.train import Figures
+from mmx.train import OnEpoch
 from mmx.trial.bench import Bench, monitor_of
 from mmx.trial.figures import Outcome, curves_of, summarise, tell
 from mmx.trial.phases import Stage, train_in_phases
@@ -23,12 +22,18 @@ def run_trial(
     spec: TrialSpec,
     bench: Bench,
     device: torch.device,
-    on_epoch: Callable[[int, Figures], None] = lambda epoch, figures: None,
+    on_epoch: OnEpoch = lambda epoch, figures: False,
 ) -> Outcome:
     """Train and evaluate one trial.
 
     Training masks come from (missing.seed, seed), validation and test masks from missing.seed alone. The
-    test split is opened after training has ended and the epoch has been picked.
+    test split is opened after training has ended and the epoch has been picked. The last phase's checkpoint
+    stays until `bench.forget`: what follows may fail, a store that is full, say.
+
+    Where the bench has a folder, a checkpoint is there before `on_epoch` is told of an epoch, whatever that
+    raises: called again, the trial goes on behind that epoch and comes to the same numbers, after it has told
+    `on_epoch` of all earlier ones again. When `on_epoch` gives True in the last phase, training ends and the
+    best epoch so far is evaluated.
     """
     model, stages = train_in_phases(spec, bench, device, on_epoch)
     whole = model.state_dict() if spec.training.phases else model.trained_state()

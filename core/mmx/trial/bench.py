@@ -1,30 +1,41 @@
 """Builds the parts of trials, and opens each dataset once for all the trials that follow."""
 
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import torch
 
 from mmx.assemble import State, build_model, construct_part
 from mmx.config import ComponentSpec, TrialSpec, digest, plain
 from mmx.contracts import Dataset, Modality, Pattern, Procedure, Task
 from mmx.data import Split
-from mmx.errors import DataError, InputError
+from mmx.errors import DataError, InputError, MmxError
 from mmx.model import MultimodalModel
 from mmx.protocols import Protocol
 from mmx.registry import Registry
 from mmx.registry.signature import construct
 from mmx.train import Monitor
+from mmx.trial.checkpoint import Checkpoint
+from mmx.trial.code import phase_keys
 
 NAME_RULE = "letters, digits and '_'"
 
 
 class Bench:
-    """Opens datasets once and keeps them for the trials that follow."""
+    """Opens datasets once and keeps them for the trials that follow.
 
-    def __init__(self, registry: Registry) -> None:
+    `folder`: where phases that have ended lie, for other trials to take over, and checkpoints of trainings
+    under way; several processes may share one. Without, phases are kept as long as the bench, and there are
+    no checkpoints.
+    """
+
+    def __init__(self, registry: Registry, folder: Path | None = None) -> None:
         self.registry = registry
+        self.folder = folder
         self._datasets: dict[str, Dataset] = {}
         self._splits: dict[tuple[str, str, tuple[str, ...]], Split] = {}
-        self._folder: TemporaryDirectory[str] | None = None
+        self._temporary: TemporaryDirectory[str] | None = None
 
     def dataset(self, spec: ComponentSpec) -> Dataset:
         """Build a dataset (once for equal specs)."""
@@ -64,10 +75,32 @@ class Bench:
         return pattern if all(bool(natural[m].all()) for m in pattern) else None
 
     def kept(self, key: str) -> Path:
-        """Say where the result of a phase lies, or will lie: in a folder that goes when this bench does."""
-        if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="mmx-phases-")
-        return Path(self._folder.name) / f"{key}.safetensors"
+        """Say where the result of a phase lies, or will lie (see `mmx.trial.code.phase_keys`)."""
+        if self.folder is not None:
+            return self.folder / "phases" / f"{key}.safetensors"
+        if self._temporary is None:
+            self._temporary = TemporaryDirectory(prefix="mmx-phases-")
+        return Path(self._temporary.name) / f"{key}.safetensors"
+
+    def checkpoint(self, key: str, last: bool) -> Checkpoint | None:
+        """Give the checkpoint of a phase that is being trained; None where this bench writes none.
+
+        A trial's last phase can be told to end early, so it shares none with an equal phase of another trial
+        that is to be trained to its end.
+        """
+        name = f"{key}_last.pt" if last else f"{key}.pt"
+        return None if self.folder is None else Checkpoint(self.folder / "checkpoints" / name)
+
+    def forget(self, spec: TrialSpec, device: torch.device) -> None:
+        """Remove the checkpoints of all phases of a trial, so that it starts over; kept phases stay."""
+        if self.folder is None:
+            return
+        with suppress(MmxError):  # of a plugin that cannot be loaded nothing was ever written
+            keys = phase_keys(spec, self.registry, device)
+            for place, key in enumerate(keys):
+                found = self.checkpoint(key, last=place + 1 == len(keys))
+                if found is not None:
+                    found.remove()
 
     def protocol(self, spec: TrialSpec) -> Protocol:
         """Build the trial's protocol."""

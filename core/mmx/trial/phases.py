@@ -2,9 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,13 +15,15 @@ from torch import Tensor
 
 from mmx import evaluate
 from mmx.assemble import State, hand_over
-from mmx.config import TrialSpec, digest
+from mmx.config import TrialSpec
 from mmx.contracts import Presence
 from mmx.data import Split, seen_in_training
-from mmx.model import MultimodalModel
+from mmx.model import MultimodalModel, fingerprint
 from mmx.protocols import derive_seed, draw_presence
-from mmx.train import Figures, Fit, fit
+from mmx.train import Fit, OnEpoch, fit
 from mmx.trial.bench import Bench, monitor_of
+from mmx.trial.checkpoint import Checkpoint, write_whole
+from mmx.trial.code import phase_keys
 
 ROOM = 2**30
 """Bytes that are left free on the disk when phases are kept."""
@@ -38,36 +42,31 @@ def train_in_phases(
     spec: TrialSpec,
     bench: Bench,
     device: torch.device,
-    on_epoch: Callable[[int, Figures], None] = lambda epoch, figures: None,
+    on_epoch: OnEpoch = lambda epoch, figures: False,
 ) -> tuple[MultimodalModel, list[Stage]]:
     """Train every phase; give the last one's model, at its best epoch, and what each phase did.
 
     A phase starts from the one before, whose adapters are folded into the weights, or (`restart`) from the
     pretrained encoders. Its procedure may learn from the model before it.
     The result of a phase is a function of its own and all earlier settings. But for a trial's last one it is
-    kept by their hash, for other trials of the same call. `on_epoch` is told epochs that go on counting.
+    kept by their hash, for other trials and for this one, should it be broken off. The last one's checkpoint
+    stays, so that evaluation can be broken off too (see `Bench.forget`).
+    `on_epoch` is told epochs that go on counting; that it may end training is honoured in the last phase.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     stages: list[Stage] = []
     teacher: MultimodalModel | None = None
-    start, told, key = None, 0, ""
-    specs = spec.stages()
-    for place, now in enumerate(specs):
+    start, told = None, 0
+    specs, keys = spec.stages(), phase_keys(spec, bench.registry, device)
+    for place, (now, key) in enumerate(zip(specs, keys, strict=True)):
         restart = bool(spec.training.phases) and spec.training.phases[place].restart
         last = place + 1 == len(specs)
         model = bench.model(now, None if restart else start).to(device)
-        key = digest([key, restart, _content(now), str(device)])
+        tell = _shifted(on_epoch, told, honoured=last)
         kept = bench.kept(key) if spec.training.phases else None
-        if kept is not None and kept.exists():
-            stages.append(_recall(model, kept))
-            for epoch, figures in enumerate(stages[-1].fit.history):
-                on_epoch(told + epoch, figures)
-        else:
-            fitted = _train(now, bench, model, teacher, device, _shifted(on_epoch, told))
-            stages.append(Stage(fitted, *model.count_parameters()))
-            if kept is not None and not last:
-                _remember(model, stages[-1], kept)
+        checkpoint = bench.checkpoint(key, last)
+        stages.append(_run(now, bench, model, teacher, device, tell, kept, checkpoint, last))
         told += len(stages[-1].fit.history)
         if not last and not spec.training.phases[place + 1].restart:
             start = _copy(hand_over(model, now, specs[place + 1]))
@@ -75,8 +74,35 @@ def train_in_phases(
     return model, stages
 
 
-def _shifted(on_epoch: Callable[[int, Figures], None], by: int) -> Callable[[int, Figures], None]:
-    return lambda epoch, figures: on_epoch(by + epoch, figures)
+def _shifted(on_epoch: OnEpoch, by: int, honoured: bool) -> OnEpoch:
+    return lambda epoch, figures: bool(on_epoch(by + epoch, figures)) and honoured
+
+
+def _run(
+    spec: TrialSpec,
+    bench: Bench,
+    model: MultimodalModel,
+    teacher: MultimodalModel | None,
+    device: torch.device,
+    on_epoch: OnEpoch,
+    kept: Path | None,
+    checkpoint: Checkpoint | None,
+    last: bool,
+) -> Stage:
+    """Train one phase, or take over what was kept of it."""
+    stage = None if kept is None else _recall(model, kept)
+    if stage is None:
+        fitted = _train(spec, bench, model, teacher, device, on_epoch, checkpoint)
+        stage = Stage(fitted, *model.count_parameters())
+        if kept is not None and not last:
+            _remember(model, stage, kept)
+    else:
+        for epoch, figures in enumerate(stage.fit.history):
+            on_epoch(epoch, figures)
+    # Where the disk had no room to keep the phase, its checkpoint does for a while.
+    if checkpoint is not None and kept is not None and kept.exists():
+        checkpoint.remove()
+    return stage
 
 
 def _train(
@@ -85,7 +111,8 @@ def _train(
     model: MultimodalModel,
     teacher: MultimodalModel | None,
     device: torch.device,
-    on_epoch: Callable[[int, Figures], None],
+    on_epoch: OnEpoch,
+    checkpoint: Checkpoint | None,
 ) -> Fit:
     seed = spec.missing.seed
     train, val = bench.split(spec, "train"), bench.split(spec, "val")
@@ -101,6 +128,7 @@ def _train(
         spec.seed,
         device,
         on_epoch,
+        checkpoint,
     )
 
 
@@ -111,13 +139,6 @@ def _presence(spec: TrialSpec, bench: Bench, split: Split, seed: int) -> Presenc
     return seen_in_training(drawn, train.modalities)
 
 
-def _content(spec: TrialSpec) -> dict[str, object]:
-    """Give what a phase's result depends on; how it is evaluated is no part of it."""
-    content = spec.to_dict()
-    del content["missing"]["eval"], content["training"]["loader_workers"]
-    return content
-
-
 def _copy(state: State) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
@@ -125,19 +146,34 @@ def _copy(state: State) -> dict[str, Tensor]:
 def _remember(model: MultimodalModel, stage: Stage, path: Path) -> None:
     """Write a trained phase; the file appears whole or, where the disk has no room for it, not at all."""
     state = {name: tensor.cpu().contiguous() for name, tensor in _copy(model.state_dict()).items()}
-    if shutil.disk_usage(path.parent).free < ROOM + 2 * sum(t.nbytes for t in state.values()):
-        return
-    half = path.with_suffix(".part")
+    noted = {"stage": json.dumps(asdict(stage)), "state": fingerprint(state)}
     try:
-        save_file(state, half, metadata={"stage": json.dumps(asdict(stage))})
-        half.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(path.parent).free >= ROOM + 2 * sum(t.nbytes for t in state.values()):
+            write_whole(path, lambda half: save_file(state, half, metadata=noted))
     except (OSError, SafetensorError):  # it saves time and no more
-        half.unlink(missing_ok=True)
+        return
 
 
-def _recall(model: MultimodalModel, path: Path) -> Stage:
-    """Read a trained phase into a model that was built like it."""
-    with safe_open(path, framework="pt") as file:
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 no mapping
-        told = json.loads(file.metadata()["stage"])
+def _recall(model: MultimodalModel, path: Path) -> Stage | None:
+    """Read a trained phase into a model that was built like it; None where there is none, or none whole."""
+    try:
+        state, told = _load(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+        warnings.warn(f"kept phase '{path}' cannot be used ({error}): it is trained again", stacklevel=2)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
+    model.load_state_dict(state)
     return Stage(Fit(**told.pop("fit")), **told)
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 no mapping
+        noted = file.metadata()
+    if noted["state"] != fingerprint(state):
+        raise ValueError("its checksum does not agree")
+    return state, json.loads(noted["stage"])

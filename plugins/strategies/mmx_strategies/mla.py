@@ -94,6 +94,7 @@ class GradientProjection:
         """Give P, made where it is first needed."""
         if self.matrix is None:
             self.matrix = torch.eye(like.shape[-1], device=like.device, dtype=torch.float32)
+        self.matrix = self.matrix.to(like.device)  # one from a checkpoint lies on the CPU
         return self.matrix
 
 
@@ -146,6 +147,20 @@ class Alternating(Procedure):
         self.batch, self.batches = 0, batches
         if self.projection is not None and self.reset == "epoch":
             self.projection.reset()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give P and its count of steps, where they outlive an epoch."""
+        known = self.projection
+        if known is None or self.reset == "epoch":
+            return {}
+        return {"steps": torch.tensor(known.steps)} | (
+            {} if known.matrix is None else {"matrix": known.matrix}
+        )
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+        if self.projection is not None and state:
+            self.projection.matrix, self.projection.steps = state.get("matrix"), int(state["steps"])
 
     def steps(self, model: Model, batch: Batch) -> Iterator[Step]:
         """Yield a step for each modality in turn; the next forward pass sees what the last step changed."""

@@ -18,6 +18,7 @@ the release divides by all; histories grow after the step, as in the RGB-D code 
 before); a modality's terms are over the rows that have it.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -93,6 +94,15 @@ class Qmf(Procedure):
                 "take 'confidence', or 'mean_logits', 'entropy' or 'concat' without hidden layer"
             )
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give all histories."""
+        return {f"{m}.{n}": t for m, h in self.histories.items() for n, t in h.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+        for m, history in self.histories.items():
+            history.load_state_dict({n: state[f"{m}.{n}"] for n in history.state_dict()})
+
     def steps(self, model: Model, batch: Batch) -> Iterator[Step]:
         """Yield the one step; the histories take note of it once its gradients are there."""
         output = model(batch)
@@ -141,6 +151,17 @@ class LossHistory:
         low, high = self.sums.aminmax()
         scaled = (self.sums[places] - low) / (high - low).clamp(min=1e-12)
         return torch.where(seen, scaled, 0.0).float(), seen
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give the sums, and the ids in their order as the bytes of a JSON list."""
+        ids = json.dumps(list(self.places)).encode()
+        return {"ids": torch.frombuffer(bytearray(ids), dtype=torch.uint8), "sums": self.sums}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+        ids = json.loads(state["ids"].numpy().tobytes())
+        self.places = {name: place for place, name in enumerate(ids)}
+        self.sums = state["sums"].clone()
 
 
 def confidence(logits: Logits) -> Float[Tensor, " batch"]:
