@@ -1,7 +1,9 @@
 """Reads a split in batches: who is there by nature, stacked inputs, an order that only the seed decides."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,6 +66,16 @@ class Split:
         if self._stack is not None:
             return self._stack.target
         return self.task.targets([self.samples[i].target for i in range(len(self))])
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash what the split holds: ids, who is there, targets; inputs too where they are kept in memory."""
+        content = hashlib.sha256("\n".join(self.ids).encode())
+        held = list(self._stack.inputs.values()) if self._stack is not None else []
+        for tensor in (*self.natural.values(), self.targets, *held):
+            content.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            content.update(tensor.contiguous().numpy().tobytes())
+        return content.hexdigest()[:12]
 
     def batch(self, rows: Tensor, presence: Presence) -> Batch:
         """Give some rows, with the presence that a protocol drew for the whole split."""

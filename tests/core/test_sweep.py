@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from mlflow import MlflowClient
 
 from mmx.cli.open import open_plan
@@ -46,12 +45,19 @@ class Recorder:
 
     def __init__(self) -> None:
         self.ended: list[tuple[str, str]] = []
+        self.messages: list[str] = []
 
     def sweep_started(self, total: int, done: int) -> None: ...
-    def trial_started(self, title: str, epochs: int) -> None: ...
-    def epoch_ended(self, epoch: int, figures: dict[str, float]) -> None: ...
+    def told(self, message: str) -> None:
+        """Note it."""
+        self.messages.append(message)
 
-    def trial_ended(self, title: str, state: str, reason: str, figures: dict[str, float]) -> None:
+    def trial_started(self, worker: int, title: str, epochs: int, key: tuple[str, int]) -> None: ...
+    def epoch_ended(self, worker: int, epoch: int, figures: dict[str, float]) -> None: ...
+
+    def trial_ended(
+        self, worker: int, title: str, state: str, reason: str, figures: dict[str, float]
+    ) -> None:
         """Note it."""
         self.ended.append((title, state))
 
@@ -75,9 +81,9 @@ class Sweep:
         path.write_text(json.dumps(self.make({"training": SIZES, **(changes or {})})), encoding="utf-8")
         self.plan = open_plan(path)
         self.tracker = open_tracker(self.plan.registry, self.address)
-        recorder = Recorder()
+        recorder = self.recorder = Recorder()
         limits = Limits(max_trials)
-        self.result = run_sweep(self.plan, self.tracker, torch.device("cpu"), recorder, limits, fresh)
+        self.result = run_sweep(self.plan, self.tracker, "cpu", recorder, limits, fresh)
         self.titles = [title for title, _ in recorder.ended]
         return [state for _, state in recorder.ended]
 
@@ -287,6 +293,7 @@ def test_search_is_told_the_validation_figure(sweep: Sweep) -> None:
     found = [
         t.value
         for name in optuna.get_all_study_names("sqlite:///optuna.db")
+        if "/" in name  # a cell's
         for t in optuna.load_study(study_name=name, storage="sqlite:///optuna.db").get_trials()
     ]
     selection = [r.metrics["selection/robust_accuracy"] for r in sweep.records]
@@ -510,16 +517,112 @@ def sweep_registry() -> Any:
     return Registry.load()
 
 
-def test_trial_of_a_worker_that_is_gone_is_reclaimed(sweep: Sweep) -> None:
+def test_run_of_a_worker_that_is_gone_is_ended_and_its_trial_run_again(sweep: Sweep) -> None:
+    import socket
+
+    changes = {"search": {"seeds": [0, 1]}}
+    sweep.run(changes, max_trials=1)
+    (run,) = sweep.runs("trial")
+    sweep.client.set_tag(run.info.run_id, "mmx.worker", f"{socket.gethostname()}:999999999")
+    sweep.client.set_tag(run.info.run_id, "mmx.claim", "toy#999")
+    sweep.client.update_run(run.info.run_id, status="RUNNING")
+    assert sweep.run(changes) == ["done", "done"]
+    states = sorted(r.info.status for r in sweep.runs("trial"))
+    assert states == ["FINISHED", "FINISHED", "KILLED"]
+    assert any("is to be carried on" in message for message in sweep.recorder.messages)
+
+
+def test_run_whose_worker_died_after_its_result_was_counted_is_only_ended(sweep: Sweep) -> None:
     import socket
 
     sweep.run()
     (run,) = sweep.runs("trial")
     sweep.client.set_tag(run.info.run_id, "mmx.worker", f"{socket.gethostname()}:999999999")
     sweep.client.update_run(run.info.run_id, status="RUNNING")
-    assert sweep.run() == ["done"]
-    states = sorted(r.info.status for r in sweep.runs("trial"))
-    assert states == ["FINISHED", "KILLED"]
+    assert sweep.run() == []
+    (again,) = sweep.runs("trial")
+    assert again.info.status == "FINISHED" and again.data.tags["mmx.mask_sha"]
+
+
+def test_run_that_was_deleted_is_run_again(sweep: Sweep) -> None:
+    sweep.run()
+    (run,) = sweep.runs("trial")
+    sweep.client.delete_run(run.info.run_id)
+    assert sweep.run() == ["done"] and sweep.counts == {"done": 1}
+
+
+# ------------------------------------------------------------------------------------------------ forks
+
+
+def test_other_settings_make_a_fork_that_is_told_and_kept_apart(sweep: Sweep) -> None:
+    sweep.run()
+    assert sweep.run({"training": {**SIZES, "epochs": 2}}) == ["done"]
+    assert "training.epochs: 1 before, 2 now" in sweep.recorder.messages[0]
+    fork = sweep.plan.sweep.name
+    assert fork.startswith("toy@") and len(sweep.tracker.records(fork)) == 1
+    assert len(sweep.records) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"missing.protocol": "per_sample"},
+        {"missing.eval.rates": [0.0, 0.3]},
+        {"missing.seed": 1},
+        {"dataset.train_size": 40},
+        {"search.tune": {"training.warmup": {"low": 0.1, "high": 0.3}}},
+    ],
+    ids=str,
+)
+def test_whatever_matters_makes_a_fork(sweep: Sweep, changes: dict[str, Any]) -> None:
+    sweep.run(max_trials=0)
+    sweep.run(changes, max_trials=0)
+    assert sweep.plan.sweep.name != "toy"
+
+
+def test_settings_that_come_back_find_their_sweep_again(sweep: Sweep) -> None:
+    other = {"training": {**SIZES, "epochs": 2}}
+    sweep.run()
+    sweep.run(other)
+    assert sweep.run() == [] and sweep.plan.sweep.name == "toy"
+    assert sweep.run(other) == [] and sweep.plan.sweep.name != "toy"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": {"axes": {"strategy.name": ["zero_fill", "skip"]}}},
+        {"search": {"axes": {"training.learning_rate": [0.01, 0.02]}}},
+        {"search": {"axes": {"strategy": ["mean_fill"]}}},
+        {"search": {"seeds": [0, 1]}},
+        {"run": {"retry_failed": 1, "workers": 1}},
+        {"training": {**SIZES, "loader_workers": 1}},
+    ],
+    ids=str,
+)
+def test_extension_and_how_it_runs_make_no_fork(sweep: Sweep, changes: dict[str, Any]) -> None:
+    sweep.run(max_trials=0)
+    sweep.run(changes, max_trials=0)
+    assert sweep.plan.sweep.name == "toy"
+
+
+def test_data_that_changed_under_the_same_settings_are_refused(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmx.data import Split
+
+    sweep.run()
+    monkeypatch.setattr(Split, "digest", "other")
+    with pytest.raises(InputError, match="are not those that the sweep 'toy' was begun with"):
+        sweep.run()
+    assert sweep.run(fresh=True) == ["done"]
+
+
+def test_digest_of_data_tells_what_a_model_would_see(sweep: Sweep) -> None:
+    sweep.run(max_trials=0)
+    spec = sweep.plan.cells[0].spec
+    digests = {sweep.plan.bench.split(spec, name).digest for name in ("train", "val", "test")}
+    assert len(digests) == 3
 
 
 def test_observers_are_told_of_starts_and_ends_and_hurt_nobody(sweep: Sweep) -> None:
@@ -542,5 +645,5 @@ def test_observers_are_told_of_starts_and_ends_and_hurt_nobody(sweep: Sweep) -> 
 
     plan.registry.add_plugin(Observer(), "observer", "mmx-observer", "1")
     with pytest.warns(UserWarning, match="observer is broken"):
-        result = run_sweep(plan, sweep.tracker, torch.device("cpu"), Recorder(), Limits())
+        result = run_sweep(plan, sweep.tracker, "cpu", Recorder(), Limits())
     assert told == ["zero_fill", "done"] and result.counts["done"] == 1

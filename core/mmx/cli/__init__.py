@@ -10,7 +10,7 @@ def main() -> None:
     import typer
 
     from mmx.cli.app import app
-    from mmx.errors import MmxError
+    from mmx.errors import MmxError, Stopped
 
     # Threads of torch that spin while they wait waste whole cores of a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -27,8 +27,8 @@ def main() -> None:
             raise
         show()
         sys.exit(getattr(error, "exit_code", 2))
-    except KeyboardInterrupt:
-        _fail("stopped; what was finished is kept, the next `mmx run` carries on", 130)
+    except (Stopped, KeyboardInterrupt):
+        _fail("stopped; what was finished is kept, the next `mmx run` carries on from the last epoch", 130)
     else:
         sys.exit(code or 0)
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from mmx.cli import cite, data, doctor, init, plugins, run, status, ui
+from mmx.cli import cite, data, doctor, init, plugins, run, status, sync, ui, worker
 
 app = typer.Typer(
     name="mmx",
@@ -13,7 +13,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("run")(run.run)
+app.command("worker")(worker.worker)
 app.command("status")(status.status)
+app.command("sync")(sync.sync)
 app.command("ui")(ui.ui)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)

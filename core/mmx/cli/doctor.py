@@ -83,6 +83,12 @@ def _store(store: str | None) -> Iterator[Finding]:
             "store",
             "SQLite serves a handful of workers on one machine; beyond that use PostgreSQL or a server",
         )
+    elif not address.startswith(("http:", "https:")):
+        yield (
+            "ok",
+            "store",
+            "files of trials lie beside the first run, where every worker must find that folder",
+        )
 
 
 def _exists(address: str) -> bool:

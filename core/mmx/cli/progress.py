@@ -8,6 +8,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -15,7 +16,7 @@ from rich.progress import (
 
 
 class SweepProgress:
-    """A bar for the sweep and one for the trial; each finished trial leaves a line."""
+    """A bar for the sweep and one for each worker's trial; each finished trial leaves a line."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -30,7 +31,8 @@ class SweepProgress:
             console=console,
             transient=True,
         )
-        self.started = time.monotonic()
+        self.started: dict[int, float] = {}
+        self.trials: dict[int, TaskID] = {}
         self.done = 0
         self.total = 0
 
@@ -50,21 +52,28 @@ class SweepProgress:
         self.console.print(f"{total} trials: {done} done, {total - done} to run", highlight=False)
         self.sweep = self.bars.add_task("sweep", total=total, completed=done, told="")
 
-    def trial_started(self, title: str, epochs: int) -> None:
-        """Show a trial."""
-        self.started = time.monotonic()
-        self.trial = self.bars.add_task(title, total=epochs, told="")
+    def told(self, message: str) -> None:
+        """Leave a line."""
+        self.console.print(message, markup=False, highlight=False)
 
-    def epoch_ended(self, epoch: int, figures: dict[str, float]) -> None:
+    def trial_started(self, worker: int, title: str, epochs: int, key: tuple[str, int]) -> None:
+        """Show a trial."""
+        del key
+        self.started[worker] = time.monotonic()
+        self.trials[worker] = self.bars.add_task(f"{worker}: {title}", total=epochs, told="")
+
+    def epoch_ended(self, worker: int, epoch: int, figures: dict[str, float]) -> None:
         """Show an epoch's figures."""
         shown = [
             f"{n} {v:.3f}" for n, v in figures.items() if n in ("train/loss", "val/accuracy", "val/loss")
         ]
-        self.bars.update(self.trial, completed=epoch + 1, told="  ".join(shown))
+        self.bars.update(self.trials[worker], completed=epoch + 1, told="  ".join(shown))
 
-    def trial_ended(self, title: str, state: str, reason: str, figures: dict[str, float]) -> None:
+    def trial_ended(
+        self, worker: int, title: str, state: str, reason: str, figures: dict[str, float]
+    ) -> None:
         """Leave a line."""
-        self.bars.remove_task(self.trial)
+        self.bars.remove_task(self.trials.pop(worker))
         self.done += state == "done"
         self.bars.update(self.sweep, completed=self.done)
         robust = [
@@ -72,10 +81,6 @@ class SweepProgress:
             for n, v in figures.items()
             if n.startswith("summary/robust_")
         ]
-        told = robust[0] if robust else reason
-        seconds = time.monotonic() - self.started
-        self.console.print(
-            f"[{self.done}/{self.total}] {title}  {state}  {told}  {seconds:.1f} s",
-            markup=False,
-            highlight=False,
-        )
+        told = "  ".join([*robust[:1], *([reason] if reason else [])])
+        seconds = time.monotonic() - self.started[worker]
+        self.told(f"[{self.done}/{self.total}] {title}  {state}  {told}  {seconds:.1f} s")

@@ -12,7 +12,7 @@ import typer
 from mmx.errors import InputError
 
 if TYPE_CHECKING:
-    from mmx.sweep import Plan, Result
+    from mmx.sweep import Limits, Plan, Result
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -26,10 +26,20 @@ def run(
     plan: Annotated[
         bool, typer.Option("--plan", help="List the points and their cost; run nothing.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:0.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, or several: cuda:0,cuda:1.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that run trials side by side.")
+    ] = None,
+    executor: Annotated[str | None, typer.Option(help="local or ray.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster that is there (auto, host:port); else a local one.")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="Address of the result store.")] = None,
     max_trials: Annotated[int | None, typer.Option(min=0, help="Run at most so many new trials.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Begin no trial after this time: 30m, 4h.")] = None,
+    fail_after: Annotated[
+        int | None, typer.Option(min=1, help="Begin no trial after so many failed.")
+    ] = None,
     retry_failed: Annotated[int | None, typer.Option(min=0, help="Tries more for a failed trial.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run everything again from the start.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Look nothing up on a hub.")] = False,
@@ -48,18 +58,24 @@ def run(
     from mmx.cli.open import open_plan
 
     given = list(overrides or [])
-    if retry_failed is not None:
-        given.append(f"run.retry_failed={retry_failed}")
+    options = {"retry_failed": retry_failed, "workers": workers, "executor": executor}
+    given += [f"run.{name}={value}" for name, value in options.items() if value is not None]
+    if store is not None:
+        given.append(f"store.tracking={store}")
+    if ray_address:
+        os.environ["RAY_ADDRESS"] = ray_address
     planned = open_plan(sweep, given, strict_plugins)
-    from mmx.sweep import open_tracker, tracking_address
+    from mmx.sweep import Limits, open_tracker, tracking_address
 
     console = Console(file=sys.stderr if as_json else sys.stdout, soft_wrap=True)
     address = tracking_address(planned.sweep, store)
     tracker = open_tracker(planned.registry, address, planned.sweep.tracker.name)
     if plan:
+        find_fork(planned, console)
         show_plan(planned, tracker.records(planned.sweep.name), console, as_json)
         return 0
-    result = _execute(planned, tracker, device, console, max_trials, seconds, fresh)
+    limits = Limits(max_trials, seconds, fail_after)
+    result = _execute(planned, tracker, device, console, limits, fresh)
     show_result(planned, result, console, address, as_json)
     return 1 if result.counts["failed"] else 0
 
@@ -69,20 +85,23 @@ def _execute(
     tracker: Any,
     device: str,
     console: Any,
-    max_trials: int | None,
-    seconds: float | None,
+    limits: "Limits",
     fresh: bool,
 ) -> "Result":
     from mmx.cli.progress import SweepProgress
-    from mmx.sweep import Limits, find_device, run_sweep
+    from mmx.sweep import run_sweep
 
-    if planned.sweep.run.workers > 1:
-        console.print(
-            f"run.workers is {planned.sweep.run.workers}; this version runs one trial after another"
-        )
     with SweepProgress(console) as progress:
-        limits = Limits(max_trials, seconds)
-        return run_sweep(planned, tracker, find_device(device), progress, limits, fresh)
+        return run_sweep(planned, tracker, device, progress, limits, fresh)
+
+
+def find_fork(planned: "Plan", console: Any) -> None:
+    """Name the plan by the sweep or fork that it belongs to, and tell of a fork."""
+    from mmx.sweep import open_search, settle, told
+
+    different = settle(planned, open_search(planned))
+    if different:
+        console.print(told(different, planned.sweep.name), highlight=False)
 
 
 def show_plan(planned: "Plan", records: list[Any], console: Any, as_json: bool) -> None:
@@ -131,7 +150,7 @@ def show_result(planned: "Plan", result: "Result", console: Any, address: str, a
     axes = axes_of(planned.sweep.search, result.standings)
     rows = [
         {"point": s.point, "seeds": s.seeds, **{a: s.params.get(a, "none") for a in axes},
-         **{f: s.mean(f) for f in figures}}
+         **{f: s.mean(f) for f in figures}, "pruned": s.pruned}
         for s in result.standings
     ]  # fmt: skip
     if as_json:
@@ -147,8 +166,11 @@ def show_result(planned: "Plan", result: "Result", console: Any, address: str, a
     for column in [*axes, "seeds", *figures]:
         told = column in axes
         table.add_column(column.split("/")[-1], justify="left" if told else "right", no_wrap=told)
-    for row, standing in zip(rows, result.standings, strict=True):
-        table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *(standing.told(f) for f in figures))
+    if any(s.pruned for s in result.standings):
+        table.add_column("pruned")
+    for row, s in zip(rows, result.standings, strict=True):
+        told_figures = [s.told(f) for f in figures]
+        table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *told_figures, s.pruned and "yes")
     console.print(table)
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
     from mmx.config.address import without_login

@@ -161,10 +161,12 @@ def _check_trial(trial: Mapping[str, Any], faults: list[Fault]) -> None:
         )
 
 
-CHOICES = {"run.on_error": ("continue", "stop")}
+CHOICES = {"run.on_error": ("continue", "stop"), "run.executor": ("local", "ray")}
 LEAST = {
     "search.trials_per_cell": 1,
-    "run.workers": 1,
+    "run.workers": 0,
+    "run.processes_per_trial": 1,
+    "run.lease": 1,
     "run.max_consecutive_failures": 1,
     "run.retry_failed": 0,
 }
@@ -178,7 +180,7 @@ def _check_values(sweep: Mapping[str, Any], faults: list[Fault]) -> None:
             faults.append(Fault(key, f"{value!r} is none of {', '.join(allowed)}"))
     for key, least in LEAST.items():
         value = get_path(sweep, key)
-        if isinstance(value, int) and value < least:
+        if isinstance(value, (int, float)) and value < least:
             faults.append(Fault(key, f"{value} is below {least}"))
     seeds = get_path(sweep, "search.seeds")
     if isinstance(seeds, list) and (not seeds or len(set(map(str, seeds))) < len(seeds)):

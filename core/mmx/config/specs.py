@@ -157,14 +157,25 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """How a sweep runs; no number depends on it."""
+    """How a sweep runs; no number depends on it, but for rounding those of `processes_per_trial`."""
 
-    workers: int = 1
+    workers: int = 0
+    """Processes that run trials side by side on this machine; 0: one a device."""
+    executor: str = "local"
+    """local | ray."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """What Ray sets aside for a trial: {cpu: 1, gpu: 0.5, …}; empty: one CPU, and one GPU on such a device."""
+    processes_per_trial: int = 1
+    """Processes, or GPUs, that train one trial together."""
     on_error: str = "continue"
     """continue | stop."""
     max_consecutive_failures: int = 5
     retry_failed: int = 0
     """Tries more for a failed point within one call."""
+    lease: float = 300.0
+    """Seconds after which a worker on another machine that gave no sign of life counts as gone."""
+    folder: str = ".mmx"
+    """Where checkpoints, logs and unsent results lie; on shared disk where several machines work."""
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,37 @@
 
 from typing import Any
 
-from mmx.config import SweepSpec, TrainingSpec, TrialSpec
+from mmx.config import ComponentSpec, SweepSpec, TrainingSpec, TrialSpec
 from mmx.contracts import Task
 from mmx.errors import Fault, InputError, did_you_mean
 from mmx.evaluate import pattern_name, target_rate
 from mmx.protocols import all_patterns, rate_of_each
+from mmx.sweep.pruning import check_pruner
 from mmx.trial import Bench, monitor_of
+
+SAMPLERS = ("tpe", "random", "qmc", "cmaes")
 
 
 def check_search(sweep: SweepSpec, faults: list[Fault]) -> None:
-    """Check the sampler, the pruner and the budget."""
-    if sweep.search.trials_per_cell > 1 and not sweep.search.tune:
+    """Check the budget, the sampler and the pruner."""
+    search = sweep.search
+    if search.trials_per_cell > 1 and not search.tune:
         faults.append(Fault("search.trials_per_cell", "is above 1, but nothing is tuned; add search.tune"))
-    for key, part, known in (
-        ("search.sampler", sweep.search.sampler, ("tpe", "random", "qmc", "cmaes")),
-        ("search.pruner", sweep.search.pruner, ("none",)),
-    ):
-        if part.name not in known:
-            faults.append(Fault(f"{key}.name", f"'{part.name}' is none of {', '.join(known)}"))
-        for option in part.options:
-            if option != "seed" or not isinstance(part.options["seed"], int):
-                faults.append(Fault(f"{key}.{option}", "takes only a whole number 'seed'"))
+    _check_sampler(search.sampler, len(search.objective), faults)
+    check_pruner(sweep, faults)
+
+
+def _check_sampler(sampler: ComponentSpec, objectives: int, faults: list[Fault]) -> None:
+    key, name = "search.sampler", sampler.name
+    if name not in SAMPLERS:
+        faults.append(Fault(f"{key}.name", f"'{name}' is no sampler.{did_you_mean(name, SAMPLERS)}"))
+    if name == "cmaes" and objectives > 1:
+        faults.append(
+            Fault(f"{key}.name", f"'cmaes' searches for one objective, not {objectives}; write tpe")
+        )
+    for option, value in sampler.options.items():
+        if option != "seed" or isinstance(value, bool) or not isinstance(value, int):
+            faults.append(Fault(f"{key}.{option}", "takes only a whole number 'seed'"))
 
 
 def check_cell(bench: Bench, spec: TrialSpec, faults: list[Fault]) -> None:

@@ -1,119 +1,168 @@
-"""Runs what is missing of a sweep: skips what is done, retries what failed, loses nothing."""
+"""A worker: goes through a sweep's cells and runs what nobody has run or runs; retries what failed."""
 
-import sys
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from optuna.trial import TrialState
 
 from mmx.config import TrialSpec, apply
 from mmx.contracts import Tracker, TrialRecord
-from mmx.errors import ConfigError, MmxError
-from mmx.registry import Registry
-from mmx.sweep.artifacts import keep_trial
+from mmx.errors import ConfigError, Stopped
+from mmx.sweep.attempt import Attempt, Ended, Runner, Watcher, worker_record
+from mmx.sweep.claims import END, FAILED, FINISHED, POINT, REASON, Claim, Claims
+from mmx.sweep.limits import Answer, Key, Stopping
 from mmx.sweep.parameters import flat_parameters
 from mmx.sweep.plan import Cell, Plan
+from mmx.sweep.pruning import PRUNED, PruningCallback
+from mmx.sweep.reclaim import reclaim
 from mmx.sweep.resolve import Resolver
-from mmx.sweep.study import Search, budget
-from mmx.sweep.summary import selected
+from mmx.sweep.study import Proposal, Search
+from mmx.sweep.summary import on_validation, selected
 from mmx.train import Figures
-from mmx.trial import run_trial
+from mmx.trial import monitor_of
 
-Key = tuple[str, int]
+POLL = 0.5
+"""Seconds between looks at what other workers hold."""
+Item = tuple[Cell, int | None]
+"""A cell and a seed; no seed where a cell is tuned."""
 
 
 @runtime_checkable
-class Watcher(Protocol):
-    """Who is told how a sweep goes."""
+class Asked(Protocol):
+    """Who is asked before a trial begins (`Limits`, near or far)."""
 
-    def sweep_started(self, total: int, done: int) -> None: ...
-    def trial_started(self, title: str, epochs: int) -> None: ...
-    def epoch_ended(self, epoch: int, figures: Figures) -> None: ...
-    def trial_ended(self, title: str, state: str, reason: str, figures: Figures) -> None: ...
-
-
-@dataclass
-class Limits:
-    """What ends a call early; none of it changes a number."""
-
-    max_trials: int | None = None
-    seconds: float | None = None
-    started: float = field(default_factory=time.monotonic)
-    begun: int = 0
-
-    def reached(self) -> bool:
-        """Tell whether no further trial may begin."""
-        if self.max_trials is not None and self.begun >= self.max_trials:
-            return True
-        return self.seconds is not None and time.monotonic() - self.started >= self.seconds
+    def may_begin(self, key: Key) -> Answer: ...
+    def take_back(self) -> None: ...
+    def count(self, state: str, run: Any) -> None: ...
 
 
-class Stopped(Exception):  # noqa: N818 no error: the call's limits were reached
-    """Ends a call early."""
+class Halt(Exception):  # noqa: N818 no error: the call's limits were reached
+    """Ends a worker early."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was known of a sweep when a call began."""
+
+    done: Mapping[Key, list[float]] = field(default_factory=dict)
+    """The objective's figures of finished trials."""
+    attempts: Mapping[Key, int] = field(default_factory=dict)
+    pruned: frozenset[Key] = frozenset()
+
+    @classmethod
+    def of(cls, records: Iterable[TrialRecord], objective: Iterable[str]) -> "Known":
+        """Sum records up."""
+        figures = list(objective)
+        records = list(records)
+        done, attempts = {}, {}
+        for r in records:
+            attempts[r.point, r.seed] = r.attempt
+            if r.state == "done":
+                done[r.point, r.seed] = [selected(r, figure) for figure in figures]
+        pruned = frozenset((r.point, r.seed) for r in records if r.reason.startswith(PRUNED))
+        return cls(done, attempts, pruned)
 
 
 @dataclass
 class Engine:
-    """Runs a plan in this process, one trial after another."""
+    """Runs a plan's trials in this process, side by side with any number of others."""
 
     plan: Plan
     tracker: Tracker
     search: Search
     device: torch.device
     watcher: Watcher
-    limits: Limits
-    keys: tuple[str, ...]
-    """Parameter names that every trial logs, `none` where it has no such parameter."""
-    ledger: dict[Key, TrialRecord] = field(default_factory=dict)
-    failures_in_a_row: int = 0
-    counter: int = 0
+    limits: Asked
+    stopping: Stopping
+    known: Known
+    number: int = 0
+    """The worker's, among those of this machine."""
+    patient: bool = True
+    """Whether to wait for what other workers hold, to take over should they die."""
+
+    def __post_init__(self) -> None:
+        self.claims: Claims = self.search.claims()
+        self.done = dict(self.known.done)
+        self.pruned = set(self.known.pruned)
+        self.keys = logged_keys(self.plan)
+        self.runner = Runner(self.plan, self.tracker, self.device, self.watcher, self.stopping, self.number)
 
     def run(self) -> None:
-        """Run every cell; returns when all is done or the limits are reached."""
-        self.ledger = {(r.point, r.seed): r for r in self.tracker.records(self.plan.sweep.name)}
-        self.counter = len(self.ledger)
+        """Go through all items; returns when all is done or the limits are reached."""
+        left = items(self.plan)
+        # Workers that start together begin at different places, or they would all claim the same.
+        place = self.number % max(1, len(left))
+        left = left[place:] + left[:place]
         try:
-            for cell in self.plan.cells:
-                if cell.raw.tune:
-                    self._run_tuned(cell)
-                else:
-                    self._run_fixed(cell)
-        except Stopped:
+            while left:
+                left = [item for item in left if not self.do(item)]
+                if not left or not self.patient:
+                    return
+                self._wait()
+        except Halt:
             return
 
-    def _run_fixed(self, cell: Cell) -> None:
-        values = self._run_point(cell, cell.spec)
-        if values is not None:
-            facts = {"mmx.cell": cell.id, **{k: str(v) for k, v in cell.raw.assigned.items()}}
-            self.search.note(cell.spec.point, facts, values)
+    def _wait(self) -> None:
+        time.sleep(POLL)
+        if self.stopping.asked:
+            raise Stopped
+        for message in reclaim(self.search, self.tracker):
+            self.watcher.told(message)
 
-    def _run_tuned(self, cell: Cell) -> None:
-        """Ask Optuna until the cell has its budget of different trials; failed ones are not asked for twice.
+    def do(self, item: Item) -> bool:
+        """Run an item unless it is settled; False where another worker holds it."""
+        cell, seed = item
+        if self.stopping.asked:
+            raise Stopped
+        if seed is None:
+            return self._run_cell(cell)
+        first = self.plan.sweep.search.seeds[0]
+        if self.search.looks_at == "epochs" and seed != first:
+            # What the first seed's figures say of a point holds for the others.
+            ended = self._settled((cell.spec.point, first))
+            if ended is None or ended.state == "pruned":
+                return ended is not None
+        return self._run_seed(cell, replace(cell.spec, seed=seed), None) is not None
+
+    def _run_cell(self, cell: Cell) -> bool:
+        """Ask for proposals until the cell has its budget of different trials.
 
         What was tried to the end before is looked at first: a seed may have been added since.
         """
-        study = self.search.cell(cell.id)
-        for tried in study.completed():
-            self._run_point(cell, self._tuned_spec(cell, tried))
-        wanted = budget(cell.raw.tune, self.plan.sweep.search.trials_per_cell)
-        if wanted < self.plan.sweep.search.trials_per_cell:
-            study.enumerate(cell.raw.tune)
-        for _ in range(wanted - len(study.completed())):
-            if self.limits.reached():
-                raise Stopped
-            proposal = study.ask(cell.raw.tune)
-            point = "unresolved"
-            values = None
+        search = self.search.cell(cell.id, cell.raw.tune)
+        settled = True
+        for tried in search.completed():
+            spec = self._tuned_spec(cell, tried)
+            for seed in self.plan.sweep.search.seeds:
+                settled &= self._run_seed(cell, replace(spec, seed=seed), None) is not None
+        while (proposal := search.propose()) is not None:
+            point, values, end = "", None, "stopped"
             try:
                 spec = self._tuned_spec(cell, proposal.values)
                 point = spec.point
-                values = self._run_point(cell, spec)
+                values, end = self._run_proposal(cell, spec, proposal)
             finally:
-                study.tell(proposal, point, values)
+                search.tell(proposal, point, values, end)
+        return settled and not search.is_busy
+
+    def _run_proposal(
+        self, cell: Cell, spec: TrialSpec, proposal: Proposal
+    ) -> tuple[list[float] | None, str]:
+        """Run a proposal's seeds; give the objective's means over them, and how it ended."""
+        found: list[Ended] = []
+        for seed in self.plan.sweep.search.seeds:
+            ended = self._run_seed(cell, replace(spec, seed=seed), proposal.claim)
+            if ended is None:
+                return None, "stopped"
+            if ended.state == "pruned":
+                return None, "pruned"
+            found.append(ended)
+        if any(e.state == FAILED for e in found):
+            return None, FAILED
+        return [sum(values) / len(found) for values in zip(*(e.values for e in found), strict=True)], "done"
 
     def _tuned_spec(self, cell: Cell, values: Mapping[str, Any]) -> TrialSpec:
         faults: list[Any] = []
@@ -123,113 +172,112 @@ class Engine:
             raise ConfigError(self.plan.sweep.source, faults)
         return spec
 
-    def _run_point(self, cell: Cell, spec: TrialSpec) -> list[float] | None:
-        """Run a point's seeds; give the objective's means over them, or None where a seed failed."""
-        records = []
-        for seed in self.plan.sweep.search.seeds:
-            record = self.ledger.get((spec.point, seed))
-            if record is None or record.state != "done":
-                record = self._run_seed(cell, replace(spec, seed=seed), record)
-            records.append(record)
-        if any(r.state != "done" for r in records):
-            return None
-        return [_mean(selected(r, figure) for r in records) for figure in self.plan.objective]
+    def _run_seed(self, cell: Cell, spec: TrialSpec, proposal: Claim | None) -> Ended | None:
+        """Run one seed of a point unless it is settled, with the retries that the sweep allows.
 
-    def _run_seed(self, cell: Cell, spec: TrialSpec, known: TrialRecord | None) -> TrialRecord:
-        """Run one seed of a point, with as many retries as the sweep allows."""
-        attempt = known.attempt + 1 if known else 1
-        for attempt_now in range(attempt, attempt + 1 + self.plan.sweep.run.retry_failed):
-            if self.limits.reached():
-                raise Stopped
-            self.limits.begun += 1
-            record = self._attempt(cell, spec, attempt_now)
-            self.ledger[spec.point, spec.seed] = record
-            self._count_failures(record)
-            if record.state == "done":
-                break
-        return record
+        None where another worker holds it.
+        """
+        key = (spec.point, spec.seed)
+        name = claim_key(key)
+        while True:
+            settled = self._settled(key)
+            if settled is not None:
+                return settled
+            if any(t.state == TrialState.RUNNING for t in self.claims.of(name)):
+                return None
+            answer = self.limits.may_begin(key)
+            if answer == "stop":
+                raise Halt
+            if answer == "skip":
+                return Ended(FAILED, [])
+            facts = {POINT: spec.point, "mmx.seed": spec.seed, "mmx.cell": cell.id}
+            claim = self.claims.take(name, {**facts, **{k: str(v) for k, v in cell.raw.assigned.items()}})
+            if claim is None:
+                self.limits.take_back()
+                return None
+            ended = self._attempt(cell, spec, claim, proposal)
+            self.limits.count(ended.state, self.plan.sweep.run)
+            if ended.state in ("done", "pruned"):
+                self._note(key, ended)
+            if ended.state != FAILED:
+                return None if ended.state == "taken" else ended
 
-    def _count_failures(self, record: TrialRecord) -> None:
-        run = self.plan.sweep.run
-        self.failures_in_a_row = 0 if record.state == "done" else self.failures_in_a_row + 1
-        if record.state == "failed" and run.on_error == "stop":
-            raise Stopped
-        if self.failures_in_a_row >= run.max_consecutive_failures:
-            raise Stopped
+    def _settled(self, key: Key) -> Ended | None:
+        """Tell how a (point, seed) ended, before this call or in it, whoever ran it."""
+        if key in self.done:
+            return Ended("pruned" if key in self.pruned else "done", self.done[key])
+        self.claims.refresh()
+        own = [t for t in self.claims.of(claim_key(key)) if t.number >= self.claims.since]
+        for trial in own:
+            if trial.state in FINISHED:
+                pruned = trial.user_attrs.get(REASON, "").startswith(PRUNED)
+                return self._note(key, Ended("pruned" if pruned else "done", list(trial.values or [])))
+        failed = [t for t in own if t.user_attrs.get(END) == FAILED]
+        return Ended(FAILED, []) if len(failed) > self.plan.sweep.run.retry_failed else None
 
-    def _attempt(self, cell: Cell, spec: TrialSpec, attempt: int) -> TrialRecord:
-        title = self._title(cell, spec)
+    def _note(self, key: Key, ended: Ended) -> Ended:
+        self.done[key] = ended.values
+        if ended.state == "pruned":
+            self.pruned.add(key)
+        return ended
+
+    def _attempt(self, cell: Cell, spec: TrialSpec, claim: Claim, proposal: Claim | None) -> Ended:
+        key = (spec.point, spec.seed)
+        earlier = [t for t in self.claims.of(claim_key(key)) if self.claims.since <= t.number < claim.number]
+        tries = sum(t.user_attrs.get(END) != "withdrawn" for t in earlier)
         own = {**flat_parameters(spec), "method": cell.raw.method}
-        params = {key: own.get(key, "none") for key in self.keys}
-        record = TrialRecord("", spec.point, spec.seed, "running", "", cell.id, attempt, params)
-        log = self.tracker.open_trial(title, record)
-        self.watcher.trial_started(title, sum(stage.training.epochs for stage in spec.stages()))
-        observe(self.plan.registry, "trial_started", spec=spec.to_dict())
-        state, reason, figures, tags = "failed", "", {}, {}
+        params = {name: own.get(name, "none") for name in self.keys}
+        number = self.known.attempts.get(key, 0) + tries + 1
+        record = worker_record(spec, cell.id, number, params, claim.name)
         try:
-
-            def on_epoch(epoch: int, values: Figures) -> None:
-                log.metrics(values, epoch)
-                self.watcher.epoch_ended(epoch, values)
-
-            outcome = run_trial(spec, self.plan.bench, self.device, on_epoch)
-            keep_trial(log, spec, outcome)
-            state, figures = "done", outcome.last()
-            tags["mmx.mask_sha"] = outcome.mask_digest
-            observe(
-                self.plan.registry,
-                "trial_ended",
-                spec=spec.to_dict(),
-                outcome={"state": state, "reason": "", "metrics": figures},
-            )
-        except KeyboardInterrupt:
-            reason = "interrupted"
+            attempt = Attempt(spec, title(cell, spec, claim.number), record, claim)
+            return self.runner.run(attempt, *self._judges(spec, claim, proposal))
+        except BaseException:
+            claim.release("stopped")  # nothing where it has ended
             raise
-        except Exception as error:  # noqa: BLE001 one point's failure must not end the sweep
-            reason = f"{type(error).__name__}: {error}"
-            self._keep_traceback(log, error)
-            observe(
-                self.plan.registry,
-                "trial_ended",
-                spec=spec.to_dict(),
-                outcome={"state": state, "reason": reason},
-            )
-        finally:
-            log.end(state, reason, tags)
-        self.watcher.trial_ended(title, state, reason, figures)
-        return replace(record, run_id=log.run_id, state=state, reason=reason, metrics=figures)
 
-    def _title(self, cell: Cell, spec: TrialSpec) -> str:
-        self.counter += 1
-        ranks = {a.options["rank"] for a in spec.stages()[-1].adapters.values() if "rank" in a.options}
-        rank = f"-r{ranks.pop()}" if len(ranks) == 1 else ""
-        return f"t{self.counter:04d}-{cell.raw.method or spec.strategy.name}{rank}-s{spec.seed}"
-
-    def _keep_traceback(self, log: Any, error: Exception) -> None:
-        import tempfile
-
-        if isinstance(error, MmxError):
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "traceback.txt"
-            path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            log.artifact(path)
+    def _judges(
+        self, spec: TrialSpec, claim: Claim, proposal: Claim | None
+    ) -> tuple[Callable[[int, Figures], bool], Callable[[list[float]], str]]:
+        """Say who is told of epochs, to prune between them, and of the objective's values, after a seed."""
+        seeds, looks_at = self.plan.sweep.search.seeds, self.search.looks_at
+        if looks_at == "epochs" and spec.seed == seeds[0]:
+            monitor = monitor_of(spec.stages()[-1], self.plan.bench.dataset(spec.dataset).task)
+            trial = (proposal or claim).trial
+            callback = PruningCallback(trial, monitor.key, monitor.higher_is_better)
+            return callback.told, lambda values: callback.reason
+        if looks_at == "seeds" and proposal is not None and spec.seed != seeds[-1]:
+            name, direction = next(iter(self.plan.objective.items()))
+            figure = on_validation(name)
+            judge = PruningCallback(proposal.trial, figure, direction == "maximize", unit="seed")
+            return _goes_on, lambda values: judge.reason if judge.told(spec.seed, {figure: values[0]}) else ""
+        return _goes_on, lambda values: ""
 
 
-def observe(registry: Registry, hook: str, **facts: Any) -> None:
-    """Tell observers, each on its own; one that raises is told about and hurts nobody."""
-    import warnings
-
-    if registry.traces:
-        sys.stderr.write(f"mmx: hook {hook}\n")
-    for implementation in getattr(registry.manager.hook, hook).get_hookimpls():
-        wanted = {name: facts[name] for name in implementation.argnames}
-        try:
-            implementation.function(**wanted)
-        except Exception as error:  # noqa: BLE001 a stranger's observer may raise anything
-            warnings.warn(f"observer '{implementation.plugin_name}' raised in {hook}: {error}", stacklevel=2)
+def _goes_on(epoch: int, figures: Figures) -> bool:
+    del epoch, figures
+    return False
 
 
-def _mean(values: Iterator[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+def claim_key(key: Key) -> str:
+    """Name a (point, seed) as claims do."""
+    return "/".join(map(str, key))
+
+
+def logged_keys(plan: Plan) -> tuple[str, ...]:
+    """Name the parameters that every trial logs, `none` where it has no such parameter."""
+    keys = sorted({key for cell in plan.cells for key in flat_parameters(cell.spec)})
+    return (*keys, "method") if plan.sweep.search.methods else tuple(keys)
+
+
+def items(plan: Plan) -> list[Item]:
+    """List what there is to do, in the order of the file."""
+    seeds = plan.sweep.search.seeds
+    return [(cell, seed) for cell in plan.cells for seed in ((None,) if cell.raw.tune else seeds)]
+
+
+def title(cell: Cell, spec: TrialSpec, number: int) -> str:
+    """Name a trial for people."""
+    ranks = {a.options["rank"] for a in spec.stages()[-1].adapters.values() if "rank" in a.options}
+    rank = f"-r{ranks.pop()}" if len(ranks) == 1 else ""
+    return f"t{number + 1:04d}-{cell.raw.method or spec.strategy.name}{rank}-s{spec.seed}"

@@ -10,7 +10,7 @@ from mmx.config import TrialSpec
 from mmx.contracts import TrialRecord
 from mmx.data import rows_that_have_any, seen_in_training
 from mmx.sweep.plan import Plan
-from mmx.sweep.study import budget
+from mmx.sweep.tuning import budget
 from mmx.trial import Bench
 
 STEPS = 2

@@ -41,8 +41,11 @@ class Plan:
         return {f"summary/robust_{score.name}": "maximize" if score.higher_is_better else "minimize"}
 
 
-def plan_sweep(sweep: SweepSpec, registry: Registry) -> Plan:
-    """Resolve and check every cell (ConfigError with all faults; PluginError for a plugin's fault)."""
+def plan_sweep(sweep: SweepSpec, registry: Registry, build: bool = True) -> Plan:
+    """Resolve and check every cell (ConfigError with all faults; PluginError for a plugin's fault).
+
+    `build`: build every different model once, which takes a while; a worker whose parent did so need not.
+    """
     faults: list[Fault] = []
     plan = Plan(sweep, registry, Bench(registry))
     raw_cells = cells(sweep.trial, sweep.search, faults)
@@ -65,7 +68,8 @@ def plan_sweep(sweep: SweepSpec, registry: Registry) -> Plan:
     _check_twins(plan, faults)
     if faults:
         raise ConfigError(sweep.source, faults)
-    _build_each_model(plan)
+    if build:
+        _build_each_model(plan)
     return plan
 
 

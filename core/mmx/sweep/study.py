@@ -1,219 +1,203 @@
-"""Optuna inside the cells: what to try next where something is tuned, and a record of every point.
+"""The studies of a sweep: one that lists every (point, seed), and one for each cell that is tuned.
 
-mmx owns the grid; a study never enumerates. Sweeps that tune have one study a cell, so that every cell has
-the same budget and its sampler learns from its own trials alone; others have one study that lists the points.
+mmx owns the grid; a study never enumerates. Every cell has the same budget, and its sampler learns from its
+own trials alone.
 """
 
-import logging
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from mmx.config import ComponentSpec, SweepSpec
-from mmx.errors import InputError, MmxError
-from mmx.protocols import derive_seed
-from mmx.worker import is_gone, this_worker
+from mmx.config import SweepSpec
+from mmx.errors import InputError
+from mmx.sweep.claims import END, FAILED, HOLDING, POINT, Claim, Claims, Heart
+from mmx.sweep.pruning import looks_at, pruner_of
+from mmx.sweep.storage import open_storage, patiently
+from mmx.sweep.tuning import budget, combinations, distribution, sampler_of, suggest
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
-WORKER = "mmx.worker"
-POINT = "mmx.point"
 OBJECTIVE = "mmx.objective"
-LARGEST_GRID = 200
-"""Up to so many combinations a tuned space is enumerated: samplers would repeat themselves in it."""
+CALL = "mmx.call"
+"""The study's attribute that holds the first claim's number of the latest `mmx run`."""
+REDRAWS = 20
+"""Draws of values that are new; samplers repeat themselves where little is left to choose."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Proposal:
-    """A trial that Optuna proposes for a cell."""
+    """Values for a cell's tuned parameters, claimed by this process."""
 
-    number: int
     values: Mapping[str, Any]
-    """Tuned parameter to value."""
-    handle: Trial
+    claim: Claim
 
 
 class Search:
     """The studies of a sweep."""
 
-    def __init__(self, sweep: SweepSpec, address: str, objective: Mapping[str, str]) -> None:
+    def __init__(self, sweep: SweepSpec, address: str, objective: Mapping[str, str], task: str = "") -> None:
         self.sweep = sweep
+        self.task = task
         self.figures = list(objective)
         self.directions: list[Any] = list(objective.values())
-        self.storage = _open(address)
-        self._check_stored()
+        self.storage = open_storage(address, sweep.run.lease)
+        self.heart = Heart(self.storage, sweep.run.lease)
+        self.check_stored()
 
-    def _study(self, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-        study = optuna.create_study(
-            study_name=name,
-            storage=self.storage,
-            directions=self.directions,
-            sampler=sampler,
-            load_if_exists=True,
+    def study(self, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+        """Open or make a study."""
+        study = patiently(
+            lambda: optuna.create_study(
+                study_name=name,
+                storage=self.storage,
+                directions=self.directions,
+                sampler=sampler or optuna.samplers.RandomSampler(seed=0),
+                pruner=pruner_of(self.sweep.search.pruner),
+                load_if_exists=True,
+            )
         )
-        study.set_user_attr(OBJECTIVE, self.figures)
+        if OBJECTIVE not in study.user_attrs:
+            study.set_user_attr(OBJECTIVE, self.figures)
         return study
 
-    def _check_stored(self) -> None:
+    def names(self) -> list[str]:
+        """List the sweep's studies that exist, the main one first."""
+        own = f"{self.sweep.name}/"
+        found = [s.study_name for s in patiently(self.storage.get_all_studies)]
+        return sorted(n for n in found if n == self.sweep.name or n.startswith(own))
+
+    def check_stored(self) -> None:
         """Refuse an objective that is not the one that the sweep's studies were begun with.
 
         Optuna keeps the stored direction without saying so, and knows nothing of figures.
         """
-        for stored in optuna.get_all_study_summaries(storage=self.storage):
-            if stored.study_name == self.sweep.name or stored.study_name.startswith(f"{self.sweep.name}/"):
-                directions = [d.name.lower() for d in stored.directions]
-                figures = stored.user_attrs.get(OBJECTIVE, self.figures)
-                if (directions, figures) != (self.directions, self.figures):
-                    was = dict(zip(figures, directions, strict=False))
-                    now = dict(zip(self.figures, self.directions, strict=True))
-                    raise InputError(
-                        f"search.objective: the sweep '{self.sweep.name}' was begun with {was}, the file now "
-                        f"says {now}; give the sweep another name"
-                    )
+        own = set(self.names())
+        for stored in patiently(self.storage.get_all_studies):
+            if stored.study_name not in own:
+                continue
+            directions = [d.name.lower() for d in stored.directions]
+            figures = stored.user_attrs.get(OBJECTIVE, self.figures)
+            if (directions, figures) != (self.directions, self.figures):
+                was = dict(zip(figures, directions, strict=False))
+                now = dict(zip(self.figures, self.directions, strict=True))
+                raise InputError(
+                    f"search.objective: the sweep '{self.sweep.name}' was begun with {was}, the file now "
+                    f"says {now}; give the sweep another name"
+                )
 
-    def cell(self, cell: str) -> "CellSearch":
+    def claims(self, name: str = "") -> Claims:
+        """Open the claims of the main study, or of another."""
+        study = self.study(name or self.sweep.name)
+        since = study.user_attrs.get(CALL, 0)
+        return Claims(study, self.storage, self.heart, self.sweep.run.lease, self.task, since)
+
+    def begin_call(self) -> None:
+        """Note where the claims of this call of `mmx run` begin: what failed before is tried again."""
+        for name in {self.sweep.name, *self.names()}:
+            study = self.study(name)
+            study.set_user_attr(CALL, len(patiently(partial(study.get_trials, deepcopy=False))))
+
+    def cell(self, cell: str, tune: Mapping[str, Mapping[str, Any]]) -> "CellSearch":
         """Open the study of one cell."""
-        name = f"{self.sweep.name}/{cell}"
-        count = len(self._study(name).get_trials(deepcopy=False))
-        return CellSearch(self._study(name, _sampler(self.sweep.search.sampler, cell, count)))
+        return CellSearch(self, cell, tune)
 
     def forget(self) -> None:
         """Delete the sweep's studies."""
-        for name in optuna.get_all_study_names(self.storage):
-            if name == self.sweep.name or name.startswith(f"{self.sweep.name}/"):
-                optuna.delete_study(study_name=name, storage=self.storage)
+        for name in self.names():
+            optuna.delete_study(study_name=name, storage=self.storage)
 
-    def note(self, point: str, facts: Mapping[str, Any], values: Sequence[float]) -> None:
-        """List a point that was not tuned, once."""
-        study = self._study(self.sweep.name)
-        if any(t.user_attrs.get(POINT) == point for t in study.get_trials(deepcopy=False)):
-            return
-        study.add_trial(
-            optuna.trial.create_trial(values=list(values), user_attrs={POINT: point, **facts}, params={})
-        )
+    @property
+    def looks_at(self) -> str:
+        """Say what the pruner compares: nothing, epochs or seeds."""
+        return looks_at(self.sweep.search.pruner)
 
 
 class CellSearch:
-    """Proposals inside one cell."""
+    """Proposals inside one cell: as many different ones as the budget says, over all workers."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self.study = study
-        self._requeue()
-
-    def _requeue(self) -> None:
-        """Try again, with the same values, what a dead process left running and what has failed."""
-        trials = self.study.get_trials(deepcopy=False)
-        kept = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.WAITING)]
-        done = [t.params or t.system_attrs.get("fixed_params") for t in kept]
-        for trial in trials:
-            if trial.state == TrialState.RUNNING and _is_mine_or_gone(trial):
-                self.study.tell(trial.number, state=TrialState.FAIL)
-            elif trial.state != TrialState.FAIL:
-                continue
-            if trial.params and trial.params not in done:
-                self.study.enqueue_trial(trial.params)
-                done.append(trial.params)
+    def __init__(self, search: Search, cell: str, tune: Mapping[str, Mapping[str, Any]]) -> None:
+        self.search = search
+        self.cell = cell
+        self.tune = tune
+        self.claims = search.claims(f"{search.sweep.name}/{cell}")
+        self.wanted = budget(tune, search.sweep.search.trials_per_cell)
+        self.space = combinations(tune) if self.wanted < search.sweep.search.trials_per_cell else None
+        self.distributions = {path: distribution(t) for path, t in tune.items()}
 
     def completed(self) -> list[dict[str, Any]]:
-        """List the different tuned values that have been tried to the end."""
-        done: list[dict[str, Any]] = []
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if trial.params not in done:
-                done.append(dict(trial.params))
-        return done
+        """List the different values that have been tried to the end, pruned ones left out."""
+        found: list[dict[str, Any]] = []
+        for trial in self.claims.refresh():
+            if trial.state == TrialState.COMPLETE and trial.params not in found:
+                found.append(dict(trial.params))
+        return found
 
-    def enumerate(self, tune: Mapping[str, Mapping[str, Any]]) -> None:
-        """Queue every combination of a small finite space that was not tried yet."""
-        space = combinations(tune)
-        trials = self.study.get_trials(deepcopy=False)
-        known = [t.params or t.system_attrs.get("fixed_params") for t in trials]
-        for values in space or []:
-            if values not in known:
-                self.study.enqueue_trial(values)
-
-    def ask(self, tune: Mapping[str, Mapping[str, Any]]) -> Proposal:
-        """Propose values for the tuned parameters."""
-        trial = self.study.ask({path: distribution(t) for path, t in tune.items()})
-        trial.set_user_attr(WORKER, this_worker())
-        return Proposal(trial.number, dict(trial.params), trial)
-
-    def tell(self, proposal: Proposal, point: str, values: Sequence[float] | None) -> None:
-        """Report the objective's values; None where the trial failed."""
-        proposal.handle.set_user_attr(POINT, point)
-        state = TrialState.FAIL if values is None else None
-        self.study.tell(proposal.handle, values, state=state)
-
-
-def combinations(tune: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]] | None:
-    """List a small finite space; None where it is continuous or large."""
-    values = []
-    for tuned in tune.values():
-        chosen = distribution(tuned)
-        if isinstance(chosen, CategoricalDistribution):
-            values.append(list(chosen.choices))
-        elif isinstance(chosen, IntDistribution) and (chosen.high - chosen.low) / chosen.step < LARGEST_GRID:
-            values.append(list(range(chosen.low, chosen.high + 1, chosen.step)))
-        else:
-            return None
-    if math.prod(len(v) for v in values) > LARGEST_GRID:
+    def propose(self) -> Proposal | None:
+        """Claim the next values to try; None where the budget is spent or in others' hands."""
+        for redraw in range(REDRAWS):
+            trials = self.claims.refresh()
+            settled = _different([t for t in trials if t.state in HOLDING] + self._failed(trials))
+            if len(settled) >= self.wanted:
+                return None
+            proposal = self._draw(len(settled) + redraw, self._to_retry(trials, settled))
+            if self._is_new(proposal):
+                return proposal
+            proposal.claim.release("withdrawn")
         return None
-    return [dict(zip(tune, combination, strict=True)) for combination in product(*values)]
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether other workers hold some of the budget."""
+        return any(t.state == TrialState.RUNNING for t in self.claims.refresh())
+
+    def _failed(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """List what has failed by its own fault in this call: it is tried again in the next."""
+        return [t for t in trials if t.number >= self.claims.since and t.user_attrs.get(END) == FAILED]
+
+    def _to_retry(
+        self, trials: Sequence[FrozenTrial], settled: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any] | None:
+        """Give values that failed before this call, or whose worker is gone."""
+        given_up = [
+            dict(t.params)
+            for t in trials
+            if t.state == TrialState.FAIL and t.user_attrs.get(END) != "withdrawn" and t.params
+        ]
+        wanted = [*given_up, *(self.space or [])]
+        return next((v for v in wanted if v not in settled and v.keys() == self.tune.keys()), None)
+
+    def _draw(self, count: int, values: Mapping[str, Any] | None) -> Proposal:
+        facts = {"mmx.cell": self.cell}
+        if values is not None:
+            claim = self.claims.make(self.cell, facts, values, self.distributions)
+            return Proposal(dict(values), claim)
+        claim = self.claims.make(self.cell, facts)
+        sampler = sampler_of(self.search.sweep.search.sampler, self.cell, count)
+        study = self.search.study(self.claims.study.study_name, sampler)
+        return Proposal(patiently(lambda: suggest(optuna.Trial(study, claim.id), self.tune)), claim)
+
+    def _is_new(self, proposal: Proposal) -> bool:
+        """Tell whether no earlier claim has the same values, and the budget has room for this one."""
+        trials = self.claims.refresh()
+        earlier = [t for t in trials if t.state in HOLDING and t.number < proposal.claim.number]
+        known = _different(earlier + self._failed(trials))
+        return proposal.values not in known and len(known) < self.wanted
+
+    def tell(self, proposal: Proposal, point: str, values: Sequence[float] | None, end: str) -> None:
+        """Report the objective's values; without them, how it ended: failed, stopped or pruned."""
+        proposal.claim.note({POINT: point})
+        if values is None and end != "pruned":
+            proposal.claim.release(end)
+            return
+        proposal.claim.commit(values or [], pruned=end == "pruned")
 
 
-def budget(tune: Mapping[str, Mapping[str, Any]], trials: int) -> int:
-    """Give how many different trials a cell can have, at most `trials`."""
-    space = combinations(tune)
-    return trials if space is None else min(trials, len(space))
-
-
-def distribution(tuned: Mapping[str, Any]) -> BaseDistribution:
-    """Turn {low, high, …} or {choices} into Optuna's form; whole numbers where both ends are."""
-    if "choices" in tuned:
-        return CategoricalDistribution(tuned["choices"])
-    low, high, log = tuned["low"], tuned["high"], bool(tuned.get("log", False))
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=log, step=int(tuned.get("step", 1)))
-    return FloatDistribution(float(low), float(high), log=log, step=tuned.get("step"))
-
-
-def _sampler(spec: ComponentSpec, cell: str, count: int) -> optuna.samplers.BaseSampler:
-    """Build the sampler; its seed moves on with the study, or a restart would repeat suggestions."""
-    seed = derive_seed(spec.options.get("seed", 0), cell, count) % 2**32
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if spec.name == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        if spec.name == "qmc":
-            return optuna.samplers.QMCSampler(seed=seed)
-        if spec.name == "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed)
-
-
-def _is_mine_or_gone(trial: FrozenTrial) -> bool:
-    """Tell whether a running trial's process is this one (which has just started) or no longer lives."""
-    worker = trial.user_attrs.get(WORKER, "")
-    return worker in ("", this_worker()) or is_gone(worker)
-
-
-def _open(address: str) -> BaseStorage:
-    try:
-        return optuna.storages.get_storage(address)
-    except Exception as error:
-        reason = str(error).replace(address, "…").splitlines()[0]
-        raise MmxError(
-            f"store.study cannot be opened ({reason}); check the address and its folder"
-        ) from error
+def _different(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """List different values; those still being drawn are no other's equal."""
+    found: list[dict[str, Any]] = []
+    for trial in trials:
+        if not trial.params or trial.params not in found:
+            found.append(dict(trial.params))
+    return found

@@ -11,6 +11,7 @@ from statistics import mean, pstdev, stdev
 
 from mmx.config import SearchSpec
 from mmx.contracts import Tracker, TrialRecord
+from mmx.sweep.pruning import why_pruned
 
 CURVE = "robustness/"
 ANY = "_missing_any"
@@ -18,7 +19,12 @@ ANY = "_missing_any"
 
 def selected(record: TrialRecord, figure: str) -> float:
     """Give the value that selection goes by: a summary's twin on the validation split, never the test's."""
-    return float(record.metrics.get(figure.replace("summary/", "selection/", 1), float("nan")))
+    return float(record.metrics.get(on_validation(figure), float("nan")))
+
+
+def on_validation(figure: str) -> str:
+    """Name a summary's twin on the validation split; costs have none and need none."""
+    return figure.replace("summary/", "selection/", 1)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,11 @@ class Standing:
     point: str
     params: Mapping[str, str]
     records: Sequence[TrialRecord] = field(default_factory=list)
+
+    @property
+    def pruned(self) -> str:
+        """Why it was pruned; empty: it was not."""
+        return why_pruned(self.records)
 
     @property
     def seeds(self) -> int:
@@ -56,7 +67,10 @@ class Standing:
 
 
 def standings(records: Iterable[TrialRecord], objective: Mapping[str, str]) -> list[Standing]:
-    """Rank the points that have a finished seed, best first by the first objective on validation."""
+    """Rank the points that have a finished seed, best first by the first objective on validation.
+
+    Pruned ones come after all others, whatever they had reached.
+    """
     points: dict[str, list[TrialRecord]] = {}
     for record in sorted(records, key=lambda r: r.seed):
         if record.state == "done":
@@ -68,7 +82,7 @@ def standings(records: Iterable[TrialRecord], objective: Mapping[str, str]) -> l
         value = mean(selected(r, figure) for r in standing.records)
         return -value if direction == "maximize" else value
 
-    return sorted(found, key=lambda s: (key(s) != key(s), key(s)))  # NaN last
+    return sorted(found, key=lambda s: (bool(s.pruned), key(s) != key(s), key(s)))  # NaN last
 
 
 def axes_of(search: SearchSpec, found: Sequence[Standing]) -> list[str]:
@@ -104,16 +118,19 @@ def write_leaderboard(path: Path, found: Sequence[Standing], axes: Sequence[str]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         columns = [name for f in figures for name in (f, f"{f} (sd)")]
-        writer.writerow(["rank", "point", *axes, "seeds", *columns])
+        writer.writerow(["rank", "point", *axes, "seeds", *columns, "pruned"])
         for place, s in enumerate(found, start=1):
             values = [v for f in figures for v in (s.mean(f), s.spread(f))]
-            writer.writerow([place, s.point, *(s.params.get(a, "none") for a in axes), s.seeds, *values])
+            own = [s.params.get(a, "none") for a in axes]
+            writer.writerow([place, s.point, *own, s.seeds, *values, s.pruned])
 
 
 def best_by_strategy(found: Sequence[Standing]) -> dict[str, Standing]:
     """Give the best point of each strategy; of each method where the sweep names methods."""
     best: dict[str, Standing] = {}
     for standing in found:
+        if standing.pruned:
+            continue
         best.setdefault(standing.params.get("method", standing.params["strategy"]), standing)
     return best
 

@@ -1,0 +1,309 @@
+"""Several workers on one machine: a process each, started afresh, with a pipe of its own to the parent.
+
+A pipe has one writer, so a worker that is killed in the middle of a message hurts no other.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from mmx.config import SweepSpec
+from mmx.contracts import Tracker
+from mmx.errors import MmxError, Stopped, StoreError
+from mmx.registry import Registry
+from mmx.sweep.attempt import Watcher
+from mmx.sweep.engine import Engine, Known
+from mmx.sweep.limits import Answer, Key, Limits, Stopping
+from mmx.sweep.log import Logged
+from mmx.sweep.places import log_file, open_stores, sweep_folder
+from mmx.sweep.plan import Plan, plan_sweep
+from mmx.sweep.reclaim import reclaim
+from mmx.sweep.study import Search
+
+LOST = 5.0
+"""Seconds that the parent gives workers to end by themselves after it was asked to stop twice."""
+ENDED, TOLD, BEGIN, TAKE_BACK, COUNT, FAULT = "ended", "told", "begin", "take_back", "count", "fault"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker process is told; sent through its pipe, since addresses may hold passwords."""
+
+    sweep: SweepSpec
+    device: str
+    number: int
+    known: Known
+    patient: bool = True
+    task: str = ""
+
+
+class Remote:
+    """The parent, as a worker sees it: limits and watcher at the other end of the pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+
+    def _send(self, *message: Any) -> None:
+        try:
+            self.pipe.send(message)
+        except OSError as error:  # the parent is gone
+            raise Stopped from error
+
+    def may_begin(self, key: Key) -> Answer:
+        """Ask the parent."""
+        self._send(BEGIN, key)
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise Stopped from error
+
+    def take_back(self) -> None:
+        """Tell the parent."""
+        self._send(TAKE_BACK)
+
+    def count(self, state: str, run: Any) -> None:
+        """Tell the parent."""
+        del run
+        self._send(COUNT, state)
+
+    def sweep_started(self, total: int, done: int) -> None:
+        """Nothing: the parent knows."""
+
+    def told(self, message: str) -> None:
+        """Pass on."""
+        self._send(TOLD, "told", (message,))
+
+    def trial_started(self, worker: int, title: str, epochs: int, key: Key) -> None:
+        """Pass on."""
+        self._send(TOLD, "trial_started", (worker, title, epochs, key))
+
+    def epoch_ended(self, worker: int, epoch: int, figures: Mapping[str, float]) -> None:
+        """Pass on."""
+        self._send(TOLD, "epoch_ended", (worker, epoch, dict(figures)))
+
+    def trial_ended(
+        self, worker: int, title: str, state: str, reason: str, figures: Mapping[str, float]
+    ) -> None:
+        """Pass on."""
+        self._send(TOLD, "trial_ended", (worker, title, state, reason, dict(figures)))
+
+
+def _log(message: str) -> None:
+    sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+    sys.stdout.flush()
+
+
+def work(pipe: Connection, log: str) -> None:
+    """Be a worker: the whole life of its process."""
+    _write_to(Path(log))
+    with Stopping() as stopping:
+        job: Job = pipe.recv()
+        remote = Remote(pipe)
+        try:
+            run_job(job, remote, stopping)
+            pipe.send((ENDED,))
+        except (Stopped, KeyboardInterrupt):
+            _log("stopped")
+        except MmxError as error:
+            _log(str(error))
+            pipe.send((FAULT, str(error), isinstance(error, StoreError)))
+        except OSError:
+            _log("the parent is gone")
+
+
+def run_job(job: Job, remote: Remote, stopping: Stopping) -> None:
+    """Plan the sweep again, without building its models, and run what is left."""
+    from mmx.sweep.devices import find_device
+
+    plan = plan_again(job.sweep)
+    plan.bench.folder = sweep_folder(plan.sweep)
+    search, tracker = open_stores(plan, job.task)
+    tracker.open_sweep(plan.sweep.name, {})
+    device = find_device(job.device)
+    engine = Engine(
+        plan,
+        tracker,
+        search,
+        device,
+        Logged(remote, sys.stdout),
+        remote,
+        stopping,
+        job.known,
+        job.number,
+        job.patient,
+    )
+    try:
+        engine.run()
+    finally:
+        search.heart.stop()
+
+
+def plan_again(sweep: SweepSpec) -> Plan:
+    """Plan a sweep that was checked before."""
+    folder = Path(sweep.source).parent
+    registry = Registry.load(files=[folder / file for file in sweep.plugins])
+    return plan_sweep(sweep, registry, build=False)
+
+
+def _write_to(log: Path) -> None:
+    """Let all that the process writes, libraries and the interpreter's last words included, go to its log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    _log(f"worker {os.getpid()} starts")
+
+
+@dataclass
+class _Worker:
+    """A worker process, as the parent sees it."""
+
+    number: int
+    process: BaseProcess
+    pipe: Connection
+    key: Key | None = None
+    title: str = ""
+    ended: bool = False
+
+
+@dataclass
+class Crew:
+    """The parent of several workers: answers them, shows them, replaces those that die."""
+
+    plan: Plan
+    tracker: Tracker
+    search: Search
+    devices: Sequence[str]
+    watcher: Watcher
+    limits: Limits
+    stopping: Stopping
+    known: Known
+    fault: str = ""
+    """What ended a worker that could not go on."""
+    workers: list[_Worker] = field(default_factory=list)
+
+    def run(self, count: int) -> None:
+        """Start workers and see them through."""
+        threads = max(1, (os.cpu_count() or 1) // count)
+        with _threads(threads):
+            self.workers = [self._start(number) for number in range(count)]
+            try:
+                while self.workers:
+                    self._look()
+            except KeyboardInterrupt:
+                self._stop_all()
+                raise
+        if self.stopping.asked:
+            raise Stopped
+
+    def _start(self, number: int) -> _Worker:
+        context = get_context("spawn")
+        near, far = context.Pipe()
+        log = str(log_file(self.plan.sweep, number))
+        process = context.Process(target=work, args=(far, log), name=f"mmx-{number}")
+        process.start()
+        far.close()
+        device = self.devices[number % len(self.devices)]
+        near.send(Job(self.plan.sweep, device, number, self.known))
+        return _Worker(number, process, near)
+
+    def _look(self) -> None:
+        """Wait for a message or an end, and deal with all that there are."""
+        ready = wait([*(w.pipe for w in self.workers), *(w.process.sentinel for w in self.workers)], 1.0)
+        for worker in list(self.workers):
+            if worker.pipe in ready and not self._hear(worker):
+                worker.pipe.close()
+                worker.process.join()
+                self.workers.remove(worker)
+                self._part(worker)
+        if self.stopping.asked:
+            self._ask_to_stop()
+
+    def _hear(self, worker: _Worker) -> bool:
+        """Take one message; False where the worker has closed its end, alive or not."""
+        try:
+            kind, *content = worker.pipe.recv()
+        except (EOFError, OSError):
+            return False
+        if kind == BEGIN:
+            answer = "stop" if self.stopping.asked or self.fault else self.limits.may_begin(content[0])
+            worker.pipe.send(answer)
+        elif kind == TOLD:
+            self._show(worker, *content)
+        elif kind == COUNT:
+            self.limits.count(content[0], self.plan.sweep.run)
+        elif kind == TAKE_BACK:
+            self.limits.take_back()
+        elif kind == FAULT:
+            self.fault, worker.ended = content[0], True
+        else:
+            worker.ended = True
+        return True
+
+    def _show(self, worker: _Worker, method: str, content: tuple[Any, ...]) -> None:
+        if method == "trial_started":
+            worker.title, worker.key = content[1], content[3]
+        elif method == "trial_ended":
+            worker.key = None
+        getattr(self.watcher, method)(*content)
+
+    def _part(self, worker: _Worker) -> None:
+        """Let a worker go; where it died, end what it left behind and start another."""
+        if worker.ended or self.stopping.asked:
+            return
+        reason = _last_words(worker.process.exitcode)
+        log = log_file(self.plan.sweep, worker.number)
+        self.watcher.told(f"worker {worker.number} died ({reason}); see {log}")
+        if worker.key is not None:
+            self.watcher.trial_ended(worker.number, worker.title, "missing", f"its worker died: {reason}", {})
+        lost = {r.run_id: r for r in self.tracker.running(self.plan.sweep.name)}
+        for message in reclaim(self.search, self.tracker, thorough=True):
+            self.watcher.told(message)
+        if self.limits.count_death(worker.key, self.plan.sweep.run):
+            told = f"its workers died {self.limits.deaths[worker.key or ('', 0)]} times, the last: {reason}"
+            for run_id, record in lost.items():
+                if (record.point, record.seed) == worker.key:
+                    self.tracker.reopen(run_id).end("failed", told, {})
+        if not self.limits.reached() and not self.fault:
+            self.workers.append(self._start(worker.number))
+
+    def _ask_to_stop(self) -> None:
+        """Pass the wish on; workers of the same terminal heard it before, and hear it again without harm."""
+        for worker in self.workers:
+            if worker.process.is_alive():
+                worker.process.terminate()
+        time.sleep(0.2)
+
+    def _stop_all(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
+            worker.process.join(LOST)
+            worker.process.kill()
+
+
+def _last_words(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}" + (", which the system sends when memory runs out" if code == -9 else "")
+    return f"exit code {code}"
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Give processes that start now so many threads each, unless the user has said otherwise."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    mine = [n for n in names if n not in os.environ]
+    os.environ.update(dict.fromkeys(mine, str(count)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        yield
+    finally:
+        for name in mine:
+            del os.environ[name]
