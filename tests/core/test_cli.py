@@ -220,9 +220,9 @@ def test_strict_plugins_refuses_a_broken_one(
 def test_interrupt_exits_with_130_and_keeps_what_was_finished(
     mmx: Mmx, sweep: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmx.sweep import engine
+    from mmx.sweep import attempt
 
-    plain, calls = engine.run_trial, []
+    plain, calls = attempt.run_trial, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -230,9 +230,9 @@ def test_interrupt_exits_with_130_and_keeps_what_was_finished(
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    monkeypatch.setattr(engine, "run_trial", interrupted)
+    monkeypatch.setattr(attempt, "run_trial", interrupted)
     assert mmx("run", sweep({"search": {"seeds": [0, 1]}})).code == 130
-    monkeypatch.setattr(engine, "run_trial", plain)
+    monkeypatch.setattr(attempt, "run_trial", plain)
     counts = mmx("status", "sweep.yaml", "--json").json["counts"]
     assert counts["done"] == 1 and counts["running"] == 0
     assert mmx("run", "sweep.yaml").code == 0

@@ -19,6 +19,9 @@ def status(
     sweep: Annotated[
         Path | None, typer.Argument(help="The sweep file; all sweeps of the store without it.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value: those that `mmx run` was given.")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="Address of the result store.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
@@ -26,7 +29,7 @@ def status(
 
     Example: mmx status sweep.yaml
     """
-    facts = [_sweep_facts(sweep, store)] if sweep else _store_facts(store)
+    facts = [_sweep_facts(sweep, overrides or [], store)] if sweep else _store_facts(store)
     if as_json:
         typer.echo(json.dumps(facts[0] if sweep else facts, indent=2))
         return 0
@@ -37,13 +40,14 @@ def status(
     return 0
 
 
-def _sweep_facts(path: Path, store: str | None) -> dict[str, Any]:
+def _sweep_facts(path: Path, overrides: Sequence[str], store: str | None) -> dict[str, Any]:
     """Give a sweep's counts and best, and where there are any its front and its workers."""
     from mmx.cli.open import open_plan
-    from mmx.sweep import open_tracker, plan_facts, standings, tracking_address
+    from mmx.sweep import open_search, open_tracker, plan_facts, settle, standings, tracking_address
     from mmx.sweep.pareto import front
 
-    plan = open_plan(path)
+    plan = open_plan(path, overrides)
+    settle(plan, open_search(plan))
     tracker = open_tracker(plan.registry, tracking_address(plan.sweep, store), plan.sweep.tracker.name)
     records = tracker.records(plan.sweep.name)
     found = standings(records, plan.objective)

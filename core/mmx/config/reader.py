@@ -4,6 +4,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Union
 
 from mmx.config.specs import ComponentSpec
@@ -21,7 +22,7 @@ def read(cls: type, data: Any, key: str, faults: list[Fault]) -> Any:
     if not isinstance(data, Mapping):
         faults.append(Fault(key, f"{data!r} is no mapping of keys to values"))
         return NOTHING
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}
     for name in data:
         if name not in known:
@@ -34,6 +35,11 @@ def read(cls: type, data: Any, key: str, faults: list[Fault]) -> Any:
     if any(v is NOTHING for v in values.values()) or missing or set(data) - set(known):
         return NOTHING
     return cls(**values)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _is_required(f: dataclasses.Field[Any]) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any
 
 Rate = float | Mapping[str, float]
@@ -129,7 +130,7 @@ class TrialSpec:
         """Give it as plain data."""
         return plain(self)
 
-    @property
+    @cached_property
     def point(self) -> str:
         """Content hash of all that numbers depend on but the seed; key order does not matter."""
         content = self.to_dict()
@@ -164,7 +165,7 @@ class RunSpec:
     executor: str = "local"
     """local | ray."""
     resources: Mapping[str, float] = field(default_factory=dict)
-    """What Ray sets aside for a trial: {cpu: 1, gpu: 0.5, …}; empty: one CPU, and one GPU on such a device."""
+    """What Ray sets aside for a trial: {cpu: 1, gpu: 0.5}; empty: one CPU, and one GPU on such a device."""
     processes_per_trial: int = 1
     """Processes, or GPUs, that train one trial together."""
     on_error: str = "continue"

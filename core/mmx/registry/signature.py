@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Union
 
 from mmx.errors import Fault, did_you_mean
@@ -51,7 +52,8 @@ def _constructor(cls: type) -> Any:
     return next(vars(c)["__init__"] for c in cls.__mro__ if "__init__" in vars(c))
 
 
-def options(cls: type) -> dict[str, Option]:
+@cache
+def options(cls: type) -> Mapping[str, Option]:
     """Give the user's options of a component class."""
     try:
         hints = typing.get_type_hints(_constructor(cls))
