@@ -355,7 +355,9 @@ class TrialLog(ABC):
 class Tracker(ABC):
     """Where the results of a sweep are kept. Its constructor takes the store's address as `store`.
 
-    Every method, and those of its logs, raises StoreError where the store cannot be reached or written.
+    Every method, and those of its logs, raises StoreError where the store cannot be reached or written. What
+    it then lacks is sent later; for that a tracker may offer `clock()`, the time in seconds that it logs
+    with, and `hide(text)`, which takes the store's secrets out of a text.
     """
 
     @abstractmethod
@@ -376,7 +378,8 @@ class Tracker(ABC):
 
     @abstractmethod
     def open_trial(self, title: str, record: TrialRecord) -> TrialLog:
-        """Begin a trial of the open sweep; `record` has no run id yet."""
+        """Begin a trial of the open sweep; a `record` with a run id goes on with an opening that was cut
+        short."""
 
     @abstractmethod
     def running(self, name: str) -> list[TrialRecord]:

@@ -17,6 +17,7 @@ from mmx.contracts import Batch, Procedure, Step
 from mmx.data import to_device
 from mmx.errors import DivergedError, TrialError
 from mmx.model import MultimodalModel, fingerprint
+from mmx.team import ALONE, Team
 
 Figures = dict[str, float]
 
@@ -55,8 +56,9 @@ class Course:
         rows: int,
         device: torch.device,
         started: float,
+        team: Team = ALONE,
     ) -> None:
-        self.model, self.procedure, self.training = model, procedure, training
+        self.model, self.procedure, self.training, self.team = model, procedure, training, team
         self.rows, self.device, self.started = rows, device, started
         self.batches = max(1, math.ceil(rows / training.batch_size))
         self.optimizer = _optimizer(model, training)
@@ -83,20 +85,48 @@ class Course:
     def train(self, batches: Iterable[Batch]) -> Figures:
         """Train the next epoch; give the means of its losses."""
         self.model.train()
+        self._draw_alike()
+        shared = self.team.share(self.model)
         epoch, losses, reached = len(self.history), _Means(), False
         self.procedure.epoch_started(epoch, self.batches)
         for batch in batches:
             if len(batch.ids) == 1 < self.training.batch_size and self.rows > 1:
                 continue  # a remainder of one row: batch norm has no variance over it
             with _precision(self.training.precision, self.device):
-                for step in self.procedure.steps(self.model, to_device(batch, self.device)):
+                for step in self.procedure.steps(shared, to_device(batch, self.device)):
                     reached |= step.loss.requires_grad
-                    _apply(step, self.model, self.optimizer, self.training.gradient_clip, epoch)
+                    self._apply(step, epoch)
                     losses.add({"loss": step.loss, **step.losses})
             self.schedule.step()
+        self.team.settle(self.model)
         if not reached:
             raise TrialError("no training row reaches anything that trains; check modalities and fusion")
         return {f"train/{name}": value for name, value in losses.means().items()}
+
+    def _draw_alike(self) -> None:
+        """Begin an epoch with the leader's random states, whatever was drawn outside the loop."""
+        if self.team.size > 1:
+            states = self.team.decide(lambda: _random_states(self.device))
+            _set_random_states(states, self.device)
+
+    def _apply(self, step: Step, epoch: int) -> None:
+        """Take one optimiser step."""
+        if not bool(torch.isfinite(step.loss)):
+            parts = ", ".join(f"{n} {float(v.detach()):.4g}" for n, v in step.losses.items())
+            loss = float(step.loss.detach())
+            raise DivergedError(
+                f"the loss became {loss} in epoch {epoch} ({parts}); lower training.learning_rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        if step.loss.requires_grad:  # else no row of the batch has what the fusion reads, say: nothing moves
+            step.loss.backward()
+            self.team.pool_gradients(self.model)
+        if step.after_backward is not None:
+            step.after_backward()
+        if self.training.gradient_clip:
+            moved = [p for p in self.model.parameters() if p.grad is not None]
+            nn.utils.clip_grad_norm_(moved, self.training.gradient_clip)
+        self.optimizer.step()
 
     def note(self, figures: Figures, monitor: Monitor) -> None:
         """Take note of an epoch that has ended, and of its state where it is the best so far."""
@@ -162,24 +192,6 @@ def _set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
     random.setstate(states["python"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def _apply(step: Step, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float, epoch: int) -> None:
-    """Take one optimiser step."""
-    if not bool(torch.isfinite(step.loss)):
-        parts = ", ".join(f"{n} {float(v.detach()):.4g}" for n, v in step.losses.items())
-        loss = float(step.loss.detach())
-        raise DivergedError(
-            f"the loss became {loss} in epoch {epoch} ({parts}); lower training.learning_rate"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    if step.loss.requires_grad:  # else no row of the batch has what the fusion reads, say: nothing moves
-        step.loss.backward()
-    if step.after_backward is not None:
-        step.after_backward()
-    if clip:
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip)
-    optimizer.step()
 
 
 def _optimizer(model: nn.Module, training: TrainingSpec) -> torch.optim.Optimizer:

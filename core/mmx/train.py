@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,6 +15,7 @@ from mmx.course import Course, Figures, Fit, Monitor
 from mmx.data import Split, rows_that_have_any, shuffled, to_device
 from mmx.errors import DataError
 from mmx.model import MultimodalModel
+from mmx.team import ALONE, Team
 
 __all__ = ["Figures", "Fit", "Memory", "Monitor", "OnEpoch", "fit"]
 
@@ -50,6 +52,7 @@ def fit(
     device: torch.device,
     on_epoch: OnEpoch = lambda epoch, figures: False,
     memory: Memory | None = None,
+    team: Team = ALONE,
 ) -> Fit:
     """Train, and restore the epoch that `validate` found best.
 
@@ -58,45 +61,66 @@ def fit(
 
     Each epoch is written to `memory` before `on_epoch` is told of it. What lies there from a training that
     was broken off is carried on, to the same bits; its epochs are told once more first.
+
+    In a `team` every process calls this with equal arguments, a model in the same state included. Only the
+    leader's `validate`, `on_epoch` and `memory` are used.
     """
     started = time.perf_counter()
     rows = rows_that_have_any(presence)
     if len(rows) == 0:
         raise DataError("no training row has any of the modalities that training sees")
     torch.manual_seed(seed)
-    _calibrate(model, procedure, split, presence, rows[shuffled(len(rows), seed, 0)], training, device)
-    course = Course(model, procedure, training, len(rows), device, started)
+    order = rows[shuffled(len(rows), seed, 0)]
+    _calibrate(model, procedure, split, presence, order, training, device, team)
+    course = Course(model, procedure, training, len(rows), device, started, team)
     _recall(course, memory)
     for epoch, figures in enumerate(course.history):
-        course.stopped |= bool(on_epoch(epoch, figures))
+        course.stopped |= team.decide(partial(_ends, on_epoch, epoch, figures))
     while not course.over():
         epoch = len(course.history)
         order = rows[shuffled(len(rows), seed, epoch)]
-        batches = split.batches(order, training.batch_size, presence, training.loader_workers)
-        course.note({**course.train(batches), **validate()}, monitor)
+        batches = team.batches(split, order, training.batch_size, presence, training.loader_workers)
+        trained = course.train(batches)
+        course.note({**trained, **team.decide(partial(_plain, validate))}, monitor)
         _remember(course, memory)
-        if on_epoch(epoch, course.history[-1]):
+        if team.decide(partial(_ends, on_epoch, epoch, course.history[-1])):
             course.stopped = True
             _remember(course, memory)  # whoever carries on must not train further either
     return course.end(monitor)
 
 
+def _plain(validate: Callable[[], Figures]) -> Figures:
+    return {name: float(value) for name, value in validate().items()}
+
+
+def _ends(on_epoch: OnEpoch, epoch: int, figures: Figures) -> bool:
+    return bool(on_epoch(epoch, figures))
+
+
 def _remember(course: Course, memory: Memory | None) -> None:
-    if memory is not None:
+    if memory is not None and course.team.leads:
         memory.write(course.state_dict())
 
 
 def _recall(course: Course, memory: Memory | None) -> None:
     """Go on from what was written; where that does not fit, drop it and start from the beginning."""
-    found = memory.read() if memory is not None else None
-    if memory is None or found is None:
-        return
+    taken = course.team.decide(lambda: None if memory is None else _take_up(course, memory))
+    if taken is not None and not course.team.leads:
+        course.load_state_dict(taken)
+
+
+def _take_up(course: Course, memory: Memory) -> Mapping[str, Any] | None:
+    found = memory.read()
+    if found is None:
+        return None
     before = copy.deepcopy(course.state_dict())
     try:
         course.load_state_dict(found)
     except Exception as error:  # noqa: BLE001 what is in it may be anything
         course.load_state_dict(before)
         memory.drop(f"{type(error).__name__}: {error}")
+        return None
+    return found
 
 
 def _calibrate(
@@ -107,6 +131,7 @@ def _calibrate(
     order: Tensor,
     training: TrainingSpec,
     device: torch.device,
+    team: Team,
 ) -> None:
     """Show adapters that ask for it the summed gradients of a few batches, to choose by what trains."""
     wanted = max((a.calibration_batches for a in model.adapters.values()), default=0)
@@ -114,10 +139,12 @@ def _calibrate(
         return
     model.train()
     procedure.epoch_started(0, wanted)
-    for batch in split.batches(order[: wanted * training.batch_size], training.batch_size, presence):
-        for step in procedure.steps(model, to_device(batch, device)):
+    shared, order = team.share(model), order[: wanted * training.batch_size]
+    for batch in team.batches(split, order, training.batch_size, presence):
+        for step in procedure.steps(shared, to_device(batch, device)):
             if step.loss.requires_grad:
                 step.loss.backward()
+    team.pool_gradients(model)
     for adapter in model.adapters.values():
         adapter.calibrate()
     model.zero_grad(set_to_none=True)

@@ -109,7 +109,10 @@ def run(
             raise KeyboardInterrupt
         return False
 
-    return run_trial(spec, Bench(registry, folder), CPU, on_epoch), told
+    bench = Bench(registry, folder)
+    outcome = run_trial(spec, bench, CPU, on_epoch)
+    bench.forget(spec, CPU)  # as a sweep does once the result is stored
+    return outcome, told
 
 
 def break_off(spec: TrialSpec, registry: Registry, folder: Path, stop: int) -> None:
@@ -766,7 +769,9 @@ def test_true_ends_training_and_the_best_epoch_so_far_is_evaluated(
 ) -> None:
     spec, whole, _ = unbroken("plain")
     told: list[int] = []
-    outcome = run_trial(spec, Bench(widened, tmp_path), CPU, stopping(1, told))
+    bench = Bench(widened, tmp_path)
+    outcome = run_trial(spec, bench, CPU, stopping(1, told))
+    bench.forget(spec, CPU)
     assert told == [0, 1] == list(outcome.metrics["train/loss"])
     best = int(outcome.last()["cost/best_epoch"])
     accuracies = [whole.metrics["val/accuracy"][epoch] for epoch in (0, 1)]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mmx.config import read_sweep
 from mmx.errors import ConfigError

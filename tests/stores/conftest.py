@@ -353,8 +353,8 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 
 @pytest.fixture
-def write_at_once() -> Callable[[str, str], set[str]]:
-    """Have eight processes write two trials each at the same time; give the points that they wrote."""
+def write_at_once() -> Callable[..., set[str]]:
+    """Have processes (eight) write two trials each at the same time; give the points that they wrote."""
 
     def write(address: str, sweep: str, writers: int = 8, trials: int = 2) -> set[str]:
         command = [sys.executable, "-c", WRITERS, address, sweep, str(writers), str(trials)]

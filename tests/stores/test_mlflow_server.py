@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from mlflow import MlflowClient
 
-from mmx.builtin.trackers import mlflow as tracker_module
+from mmx.builtin.trackers import mlflow_connection
 from mmx.builtin.trackers.mlflow import Mlflow
 from mmx.contracts import TrialRecord
 from mmx.errors import InputError, MmxError, StoreError
@@ -121,7 +121,7 @@ def test_password_of_a_server_is_in_no_output_and_no_result(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracker_module, "PATIENCE", 0.0)
+    monkeypatch.setattr(mlflow_connection, "PATIENCE", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     relay.login = f"someone:{password}"
     secrets = (password, quote(password, safe=""))
@@ -203,7 +203,7 @@ def test_server_that_is_gone_is_noticed_within_twenty_seconds_and_then_at_once(
     tracker.connection.door = ("127.0.0.1", closed_port)
     clock = FakeTime()
     tracker.connection.answered = clock.now - 60
-    monkeypatch.setattr(tracker_module, "time", clock)
+    monkeypatch.setattr(mlflow_connection, "time", clock)
     with pytest.raises(StoreError, match="Connection refused; see that it is up"):
         tracker.open_trial("t", record())
     noticed = clock.now - 1000
@@ -215,7 +215,7 @@ def test_server_that_is_gone_is_noticed_within_twenty_seconds_and_then_at_once(
 def test_trial_goes_on_while_the_server_is_gone_and_is_whole_once_it_is_back(
     mlflow_server: MlflowServer, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker_module, "PATIENCE", 0.0)
+    monkeypatch.setattr(mlflow_connection, "PATIENCE", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracker = Spooling(Mlflow(mlflow_server.address), tmp_path / "spool", every=0.0)
     tracker.open_sweep("outage", {})

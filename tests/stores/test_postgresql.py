@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy
 
 from mmx.builtin.trackers import mlflow as tracker_module
+from mmx.builtin.trackers import mlflow_connection
 from mmx.builtin.trackers.mlflow import Mlflow
 from mmx.contracts import TrialRecord
 from mmx.errors import InputError, StoreError
@@ -28,7 +29,7 @@ Postgresql = Any
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Notice at once that a store is gone; files go to the current folder."""
-    monkeypatch.setattr(tracker_module, "PATIENCE", 0.0)
+    monkeypatch.setattr(mlflow_connection, "PATIENCE", 0.0)
     monkeypatch.setattr(tracker_module, "OPENING", 0.0)
     monkeypatch.chdir(tmp_path)
 
@@ -69,12 +70,12 @@ def test_files_lie_in_the_folder_where_the_sweep_was_begun(
     assert list((tmp_path / "mlartifacts" / "toy").rglob("notes.txt"))
 
 
-def test_eight_writers_at_once_lose_nothing(
-    tracking_database: str, write_at_once: Callable[[str, str], set[str]]
+def test_four_writers_at_once_lose_nothing(
+    tracking_database: str, write_at_once: Callable[[str, str, int], set[str]]
 ) -> None:
     tracker = Mlflow(tracking_database)
     tracker.open_sweep("crowd", {})
-    wanted = write_at_once(tracking_database, "crowd")
+    wanted = write_at_once(tracking_database, "crowd", 4)
     records = tracker.records("crowd")
     assert {r.point for r in records} == wanted and len(records) == len(wanted)
     assert {r.state for r in records} == {"done"}

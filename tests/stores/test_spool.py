@@ -16,8 +16,10 @@ from mmx.builtin.trackers.mlflow import Mlflow
 from mmx.cli import sync as sync_module
 from mmx.contracts import Tracker, TrialLog, TrialRecord
 from mmx.errors import MmxError, StoreError
+from mmx.sweep import journal as journal_module
 from mmx.sweep import spool as spool_module
-from mmx.sweep.spool import Sent, Spooling, waiting
+from mmx.sweep.journal import waiting
+from mmx.sweep.spool import Sent, Spooling
 from mmx.worker import this_worker
 
 Record = Callable[..., TrialRecord]
@@ -426,8 +428,8 @@ def die_at(moment: int, left_behind: Spooling, shelf: Shelf) -> bool:
 
             return call
 
-        spool_module.os.pwrite = dying(os.pwrite)
-        spool_module.shutil.rmtree = dying(shutil.rmtree)  # type: ignore[assignment]
+        journal_module.os.pwrite = dying(os.pwrite)
+        journal_module.shutil.rmtree = dying(shutil.rmtree)  # type: ignore[assignment]
         shelf.write = dying(shelf.write)  # type: ignore[method-assign]
         try:
             left_behind.send()

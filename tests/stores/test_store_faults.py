@@ -16,7 +16,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import Pool
 
-from mmx.builtin.trackers.mlflow import Connection, Mlflow
+from mmx.builtin.trackers import mlflow as tracker_module
+from mmx.builtin.trackers.mlflow import Mlflow
+from mmx.builtin.trackers.mlflow_connection import Connection
 from mmx.cli import doctor
 from mmx.contracts import TrialRecord
 from mmx.errors import InputError, MmxError, StoreError
@@ -264,3 +266,61 @@ def test_fault_hides_the_address_from_tracebacks(address: str) -> None:
     with pytest.raises(StoreError) as caught:
         ask()
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+# ------------------------------------------------------------------------------------------------ records
+
+
+def test_records_asked_again_have_what_changed_since(address: str, record: Record) -> None:
+    tracker, other = Mlflow(address), Mlflow(address)
+    tracker.open_sweep("toy", {})
+    other.open_sweep("toy", {})
+    first, second = (tracker.open_trial("t", record(name)) for name in ("first", "second"))
+    first.end("done", "", {})
+    states = [{r.point: r.state for r in tracker.records("toy")}]
+    second.end("failed", "no reason", {})
+    other.open_trial("t", record("second", attempt=2)).end("done", "", {})
+    other.open_trial("t", record("third")).end("missing", "stopped", {})
+    states.append({r.point: r.state for r in tracker.records("toy")})
+    tracker.retire(next(r for r in tracker.records("toy") if r.point == "first"))
+    states.append({r.point: r.state for r in tracker.records("toy")})
+    assert states == [
+        {"first": "done", "second": "running"},
+        {"first": "done", "second": "done", "third": "missing"},
+        {"second": "done", "third": "missing"},
+    ]
+
+
+def test_finished_trials_are_read_once(address: str, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Mlflow(address)
+    tracker.open_sweep("toy", {})
+    for name in ("first", "second"):
+        tracker.open_trial("t", record(name)).end("done", "", {})
+    before = tracker.records("toy")
+    monkeypatch.setattr(tracker_module, "SKEW", -60.0)
+    read: list[int] = []
+    search = tracker.client.search_runs
+
+    def counting(*values: Any, **named: Any) -> Any:
+        found = search(*values, **named)
+        read.append(len(found))
+        return found
+
+    tracker.client.search_runs = counting
+    assert tracker.records("toy") == before and sum(read) == 0 < len(read)
+
+
+def test_done_trial_stands_before_later_ones_that_are_not(address: str, record: Record) -> None:
+    tracker = Mlflow(address)
+    tracker.open_sweep("toy", {})
+    tracker.open_trial("t", record(attempt=1)).end("done", "", {})
+    tracker.open_trial("t", record(attempt=2)).end("failed", "", {})
+    assert [(r.state, r.attempt) for r in tracker.records("toy")] == [("done", 1)]
+
+
+def test_latest_of_several_attempts_stands_for_its_trial(address: str, record: Record) -> None:
+    tracker = Mlflow(address)
+    tracker.open_sweep("toy", {})
+    for attempt in (1, 2, 3):
+        tracker.open_trial("t", record(attempt=attempt)).end("failed", f"reason {attempt}", {})
+    assert [(r.attempt, r.reason) for r in tracker.records("toy")] == [(3, "reason 3")]

@@ -37,8 +37,9 @@ def _send(path: Path | None, store: str | None, folder: Path | None) -> "Sent":
     from mmx.cli.open import open_sweep
     from mmx.errors import StoreError
     from mmx.registry import Registry
+    from mmx.sweep.journal import waiting
     from mmx.sweep.places import open_tracker, spool_folder, tracking_address
-    from mmx.sweep.spool import Sent, Spooling, waiting
+    from mmx.sweep.spool import Sent, Spooling
 
     sweep, registry = open_sweep(path) if path else (None, Registry.load())
     if sweep and folder:

@@ -158,7 +158,8 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """How a sweep runs; no number depends on it, but for rounding those of `processes_per_trial`."""
+    """How a sweep runs; no number depends on it, but on `processes_per_trial`: rounding, dropout and batch
+    norm inside encoders."""
 
     workers: int = 0
     """Processes that run trials side by side on this machine; 0: one a device."""

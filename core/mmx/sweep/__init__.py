@@ -88,7 +88,7 @@ def join_sweep(plan: Plan, device: str, watcher: Watcher) -> None:
     call.patient = False
     try:
         with Stopping() as call.stopping:
-            call.run_here(device_names(device)[0])
+            call.run_here(device_names(device))
     finally:
         search.heart.stop()
         keep_log(parent, log)

@@ -7,7 +7,8 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +24,7 @@ from mmx.sweep.limits import Key, Stopping
 from mmx.sweep.plan import Plan
 from mmx.sweep.summary import selected
 from mmx.train import Figures
-from mmx.trial import Outcome, run_trial
+from mmx.trial import Helpers, Outcome, run_trial
 from mmx.worker import this_worker
 
 DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
@@ -59,6 +60,8 @@ class Attempt:
     title: str
     record: TrialRecord
     claim: Claim
+    tags: dict[str, str] = field(default_factory=dict)
+    """What the run is to be tagged with once it is counted."""
 
 
 @dataclass
@@ -72,6 +75,8 @@ class Runner:
     stopping: Stopping
     number: int = 0
     """The worker's."""
+    helpers: Helpers | None = None
+    """The other processes that train its trials, if any."""
 
     def run(
         self,
@@ -94,7 +99,7 @@ class Runner:
         try:
             outcome = self._train(attempt, log, told)
             figures = outcome.last()
-            ended, reason = self._commit(attempt, log, outcome, verdict)
+            ended, reason = self._commit(attempt, outcome, verdict)
         except Exception as error:
             if isinstance(error, StoreError) or getattr(error, "errno", None) in DISK:
                 self._leave(attempt, log, str(error))
@@ -103,7 +108,9 @@ class Runner:
         except BaseException:
             self._leave(attempt, log, "interrupted")
             raise
-        state = FAILED if ended.state == FAILED else "done"
+        state = {FAILED: FAILED, "taken": "missing"}.get(ended.state, "done")
+        # What is counted stays so, whatever happens from here on: `reclaim` makes up for an end that fails.
+        self._end(attempt, log, state, reason)
         outcome_told = {"state": state, "reason": reason, "metrics": figures}
         observe(self.plan.registry, "trial_ended", spec=spec.to_dict(), outcome=outcome_told)
         self.watcher.trial_ended(self.number, attempt.title, state, reason, figures)
@@ -117,30 +124,39 @@ class Runner:
                 raise Stopped
             return told(epoch, values)
 
-        outcome = run_trial(attempt.spec, self.plan.bench, self.device, on_epoch)
+        outcome = run_trial(attempt.spec, self.plan.bench, self.device, on_epoch, self.helpers)
         keep_trial(log, attempt.spec, outcome)
         return outcome
 
     def _commit(
-        self, attempt: Attempt, log: TrialLog, outcome: Outcome, verdict: Callable[[list[float]], str]
+        self, attempt: Attempt, outcome: Outcome, verdict: Callable[[list[float]], str]
     ) -> tuple[Ended, str]:
         """Count the result, once and for all; everything that it consists of was sent before."""
-        figures, tags = outcome.last(), {"mmx.mask_sha": outcome.mask_digest}
+        figures = outcome.last()
+        attempt.tags = {"mmx.mask_sha": outcome.mask_digest}
         values = [selected(TrialRecord("", "", 0, "done", metrics=figures), f) for f in self.plan.objective]
         pruned = verdict(values)
-        attempt.claim.note({TAGS: tags, REASON: pruned})
+        attempt.claim.note({TAGS: attempt.tags, REASON: pruned})
         if not attempt.claim.commit(values, bool(pruned)):
-            log.end("missing", TAKEN, {})
             return Ended("taken", []), TAKEN
-        log.end("done", pruned, tags)
-        self.plan.bench.forget(attempt.spec, self.device)
         return Ended("pruned" if pruned else "done", values), pruned
+
+    def _end(self, attempt: Attempt, log: TrialLog, state: str, reason: str) -> None:
+        """End the run; of one that somebody has deleted meanwhile, a later call finds nothing and runs it."""
+        try:
+            log.end(state, reason, attempt.tags if state == "done" else {})
+        except StoreError:
+            raise
+        except MmxError as error:
+            warnings.warn(f"'{attempt.title}' could not be ended: {error}", stacklevel=2)
+        if state == "done":
+            self.plan.bench.forget(attempt.spec, self.device)
 
     def _fail(self, attempt: Attempt, log: TrialLog, error: Exception) -> str:
         """End a trial that failed by its own fault; the next try starts from the beginning."""
         reason = told_of(error, attempt.spec)
         if not isinstance(error, MmxError):
-            with tempfile.TemporaryDirectory() as folder:
+            with suppress(OSError), tempfile.TemporaryDirectory() as folder:  # a disk may be full
                 path = Path(folder) / "traceback.txt"
                 path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
                 log.artifact(path)
@@ -152,19 +168,17 @@ class Runner:
             torch.cuda.empty_cache()
         self.plan.bench.forget(attempt.spec, self.device)
         attempt.claim.release(FAILED, reason)
-        log.end("failed", reason, {})
         return reason
 
     def _leave(self, attempt: Attempt, log: TrialLog, reason: str) -> None:
-        """Give a trial up that is to be carried on; stores that are away must not hide why."""
-        for call in (
-            lambda: attempt.claim.release("stopped", reason),
-            lambda: log.end("missing", reason, {}),
-        ):
-            try:
-                call()
-            except Exception as error:  # noqa: BLE001 the next run finds what could not be ended here
-                warnings.warn(f"'{attempt.title}' could not be ended: {error}", stacklevel=2)
+        """Give a trial up that is to be carried on, unless it is counted; stores that are away must not hide
+        why."""
+        try:
+            attempt.claim.release("stopped", reason)
+            if not attempt.claim.is_finished:
+                log.end("missing", reason, {})
+        except Exception as error:  # noqa: BLE001 the next run finds what could not be ended here
+            warnings.warn(f"'{attempt.title}' could not be ended: {error}", stacklevel=2)
 
 
 def told_of(error: Exception, spec: TrialSpec) -> str:

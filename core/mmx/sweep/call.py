@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from mmx.contracts import Tracker
 from mmx.errors import StoreError
 from mmx.sweep.attempt import Watcher
-from mmx.sweep.devices import find_device
+from mmx.sweep.devices import devices_of, find_device, helpers_of
 from mmx.sweep.engine import Engine, Known
 from mmx.sweep.launch import Crew
 from mmx.sweep.limits import Limits, Stopping
@@ -38,9 +38,9 @@ class Call:
 
             run_on_ray(self, devices)
             return
-        count = run.workers or len(devices)
+        count = run.workers or max(1, len(devices) // run.processes_per_trial)
         if count == 1:
-            self.run_here(devices[0])
+            self.run_here(devices)
             return
         crew = Crew(
             self.plan,
@@ -56,19 +56,21 @@ class Call:
         if crew.fault:
             raise StoreError(crew.fault)
 
-    def run_here(self, device: str) -> None:
+    def run_here(self, devices: Sequence[str]) -> None:
         """Be the only worker of this call."""
+        names = devices_of(0, devices, self.plan.sweep.run.processes_per_trial)
         log = log_file(self.plan.sweep, 0)
         watcher = self.watcher if isinstance(self.watcher, Logged) else Logged.to(self.watcher, log)
         engine = Engine(
             self.plan,
             self.tracker,
             self.search,
-            find_device(device),
+            find_device(names.split(",")[0]),
             watcher,
             self.limits,
             self.stopping,
             self.known,
             patient=self.patient,
+            helpers=helpers_of(self.plan.sweep, names),
         )
         engine.run()

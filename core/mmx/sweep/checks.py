@@ -1,5 +1,7 @@
 """What a sweep gets wrong although its form is right: rates, targets, modalities, training, search."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from mmx.config import ComponentSpec, SweepSpec, TrainingSpec, TrialSpec
@@ -11,15 +13,19 @@ from mmx.sweep.pruning import check_pruner
 from mmx.trial import Bench, monitor_of
 
 SAMPLERS = ("tpe", "random", "qmc", "cmaes")
+RESOURCES = ("cpu", "gpu", "memory")
+SMALLEST_MEMORY = 2**20
+"""Bytes of memory below which a number was surely meant in another unit."""
 
 
 def check_search(sweep: SweepSpec, faults: list[Fault]) -> None:
-    """Check the budget, the sampler and the pruner."""
+    """Check the budget, the sampler and the pruner, and what a trial is to have of a cluster."""
     search = sweep.search
     if search.trials_per_cell > 1 and not search.tune:
         faults.append(Fault("search.trials_per_cell", "is above 1, but nothing is tuned; add search.tune"))
     _check_sampler(search.sampler, len(search.objective), faults)
     check_pruner(sweep, faults)
+    _check_resources(sweep.run.resources, faults)
 
 
 def _check_sampler(sampler: ComponentSpec, objectives: int, faults: list[Fault]) -> None:
@@ -33,6 +39,21 @@ def _check_sampler(sampler: ComponentSpec, objectives: int, faults: list[Fault])
     for option, value in sampler.options.items():
         if option != "seed" or isinstance(value, bool) or not isinstance(value, int):
             faults.append(Fault(f"{key}.{option}", "takes only a whole number 'seed'"))
+
+
+def _check_resources(resources: Mapping[str, float], faults: list[Fault]) -> None:
+    """Check what Ray is asked for; beside the known names there may be a cluster's own."""
+    for name, amount in resources.items():
+        key = f"run.resources.{name}"
+        bare = name.lower().removeprefix("num_").rstrip("s")
+        if name not in RESOURCES and bare in (*RESOURCES, "mem"):
+            faults.append(Fault(key, f"unknown key.{did_you_mean(bare, RESOURCES, cutoff=0.3)}"))
+        elif not 0 < amount < math.inf:
+            faults.append(Fault(key, f"{amount:g} must be above 0"))
+        elif name == "memory" and amount < SMALLEST_MEMORY:
+            faults.append(Fault(key, f"{amount:g} is in bytes; 4.0e9 is 4 GB"))
+        elif amount > 1 and amount % 1:
+            faults.append(Fault(key, f"{amount:g} must be a share below 1, or whole"))
 
 
 def check_cell(bench: Bench, spec: TrialSpec, faults: list[Fault]) -> None:

@@ -41,6 +41,19 @@ HOLDING = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
+@dataclass(frozen=True)
+class Span:
+    """The claims of a study that belong to a call of `mmx run`: what ended before it may be tried again."""
+
+    first: int = 0
+    """The number of the first claim after its beginning."""
+    before: frozenset[int] = frozenset()
+    """Earlier ones that were running when it began, for another call."""
+
+    def __contains__(self, trial: FrozenTrial) -> bool:
+        return trial.number >= self.first or trial.number in self.before
+
+
 class Heart:
     """Shows, for every claim that this process holds, that the process lives."""
 
@@ -93,8 +106,8 @@ class Claims:
     lease: float
     task: str = ""
     """What this process works for, where that outlives processes (a task of a cluster, which tries again)."""
-    since: int = 0
-    """The first number of the current call of `mmx run`."""
+    call: Span = Span()
+    """What the current call of `mmx run` is about."""
     trials: list[FrozenTrial] = field(default_factory=list)
     by_key: dict[str, list[FrozenTrial]] = field(default_factory=dict)
 
@@ -150,7 +163,11 @@ class Claims:
         if other.state == TrialState.RUNNING and self._is_forgotten(other):
             self.fail(other)
             return False
-        return other.state == TrialState.RUNNING or (other.state in FINISHED and other.number >= self.since)
+        return other.state == TrialState.RUNNING or (other.state in FINISHED and other in self.call)
+
+    def name_of(self, number: int) -> str:
+        """Name a claim for the result store: study and number."""
+        return f"{self.study.study_name}#{number}"
 
     def id_of(self, trial: FrozenTrial) -> int:
         """Give the storage's id of a trial."""
@@ -180,7 +197,8 @@ class Claims:
             patiently(lambda: optuna.storages.fail_stale_trials(self.study))
         before = {t.number: t for t in self.trials if t.state == TrialState.RUNNING}
         for trial in self.refresh():
-            if trial.state == TrialState.FAIL and trial.number in before and trial.number not in ended:
+            lost = trial.state == TrialState.FAIL and END not in trial.user_attrs
+            if lost and trial.number in before and trial.number not in ended:
                 worker = trial.user_attrs.get(WORKER, "")
                 ended[trial.number] = f"its worker {worker} gave no sign of life for {self.lease:g} s"
         return ended
@@ -209,13 +227,18 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """Name it for the result store: study and number."""
-        return f"{self.claims.study.study_name}#{self.number}"
+        """Name it for the result store."""
+        return self.claims.name_of(self.number)
 
     @property
     def trial(self) -> optuna.Trial:
         """Give Optuna's handle, for values at each epoch and for suggestions."""
         return optuna.Trial(self.claims.study, self.id)
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether it is counted."""
+        return patiently(lambda: self.claims.storage.get_trial(self.id)).state in FINISHED
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Write facts into the claim; nothing where it has been ended by others."""
@@ -246,6 +269,6 @@ class Claim:
             return patiently(lambda: storage.set_trial_state_values(self.id, state, values))
         except UpdateFinishedTrialError:
             # Others only ever fail a claim: found finished, it was this call's first try that got through.
-            return patiently(lambda: self.claims.storage.get_trial(self.id)).state in FINISHED
+            return self.is_finished
         finally:
             self.claims.heart.release(self.id)

@@ -1,12 +1,13 @@
 """A worker: goes through a sweep's cells and runs what nobody has run or runs; retries what failed."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from mmx.config import TrialSpec, apply
 from mmx.contracts import Tracker, TrialRecord
@@ -22,7 +23,7 @@ from mmx.sweep.resolve import Resolver
 from mmx.sweep.study import Proposal, Search
 from mmx.sweep.summary import on_validation, selected
 from mmx.train import Figures
-from mmx.trial import monitor_of
+from mmx.trial import Helpers, monitor_of
 
 POLL = 0.5
 """Seconds between looks at what other workers hold."""
@@ -35,6 +36,7 @@ class Asked(Protocol):
     """Who is asked before a trial begins (`Limits`, near or far)."""
 
     def may_begin(self, key: Key) -> Answer: ...
+    def reached(self) -> bool: ...
     def take_back(self) -> None: ...
     def count(self, state: str, run: Any) -> None: ...
 
@@ -82,13 +84,20 @@ class Engine:
     """The worker's, among those of this machine."""
     patient: bool = True
     """Whether to wait for what other workers hold, to take over should they die."""
+    helpers: Helpers | None = None
+    """The other processes that train this worker's trials; ended with it."""
 
     def __post_init__(self) -> None:
         self.claims: Claims = self.search.claims()
         self.done = dict(self.known.done)
         self.pruned = set(self.known.pruned)
+        self.given_up: set[Key] = set()
+        self.late: set[str] | None = None
+        """Claims that have a result, as was seen after this call began."""
         self.keys = logged_keys(self.plan)
-        self.runner = Runner(self.plan, self.tracker, self.device, self.watcher, self.stopping, self.number)
+        self.runner = Runner(
+            self.plan, self.tracker, self.device, self.watcher, self.stopping, self.number, self.helpers
+        )
 
     def run(self) -> None:
         """Go through all items; returns when all is done or the limits are reached."""
@@ -99,11 +108,14 @@ class Engine:
         try:
             while left:
                 left = [item for item in left if not self.do(item)]
-                if not left or not self.patient:
+                if not left or not self.patient or self.limits.reached():
                     return
                 self._wait()
         except Halt:
             return
+        finally:
+            if self.helpers is not None:
+                self.helpers.close()
 
     def _wait(self) -> None:
         time.sleep(POLL)
@@ -138,7 +150,8 @@ class Engine:
             spec = self._tuned_spec(cell, tried)
             for seed in self.plan.sweep.search.seeds:
                 settled &= self._run_seed(cell, replace(spec, seed=seed), None) is not None
-        while (proposal := search.propose()) is not None:
+        held = False
+        while not held and (proposal := search.propose()) is not None:
             point, values, end = "", None, "stopped"
             try:
                 spec = self._tuned_spec(cell, proposal.values)
@@ -146,7 +159,8 @@ class Engine:
                 values, end = self._run_proposal(cell, spec, proposal)
             finally:
                 search.tell(proposal, point, values, end)
-        return settled and not search.is_busy
+            held = end == "stopped"  # one of its seeds, by another worker
+        return settled and not held and not search.is_busy
 
     def _run_proposal(
         self, cell: Cell, spec: TrialSpec, proposal: Proposal
@@ -189,7 +203,8 @@ class Engine:
             if answer == "stop":
                 raise Halt
             if answer == "skip":
-                return Ended(FAILED, [])
+                self.given_up.add(key)
+                continue
             facts = {POINT: spec.point, "mmx.seed": spec.seed, "mmx.cell": cell.id}
             claim = self.claims.take(name, {**facts, **{k: str(v) for k, v in cell.raw.assigned.items()}})
             if claim is None:
@@ -206,14 +221,32 @@ class Engine:
         """Tell how a (point, seed) ended, before this call or in it, whoever ran it."""
         if key in self.done:
             return Ended("pruned" if key in self.pruned else "done", self.done[key])
+        if key in self.given_up:
+            return Ended(FAILED, [])
         self.claims.refresh()
-        own = [t for t in self.claims.of(claim_key(key)) if t.number >= self.claims.since]
-        for trial in own:
-            if trial.state in FINISHED:
-                pruned = trial.user_attrs.get(REASON, "").startswith(PRUNED)
-                return self._note(key, Ended("pruned" if pruned else "done", list(trial.values or [])))
+        claims = self.claims.of(claim_key(key))
+        for trial in (t for t in claims if t.state in FINISHED):
+            if trial in self.claims.call or self._was_ending(trial):
+                return self._note(key, self._result(trial))
+        own = [t for t in claims if t in self.claims.call]
         failed = [t for t in own if t.user_attrs.get(END) == FAILED]
         return Ended(FAILED, []) if len(failed) > self.plan.sweep.run.retry_failed else None
+
+    def _was_ending(self, trial: FrozenTrial) -> bool:
+        """Tell whether a claim that was finished when this call began has a result all the same.
+
+        The call looks at the results first, and misses what is counted before it looks at the claims.
+        """
+        if self.late is None:
+            records = self.tracker.records(self.plan.sweep.name)
+            self.late = {r.claim for r in records if r.state in ("done", "running")}
+        return self.claims.name_of(trial.number) in self.late
+
+    def _result(self, trial: FrozenTrial) -> Ended:
+        """Read how a trial ended that any worker ran; a claim keeps no values that are no numbers."""
+        pruned = trial.user_attrs.get(REASON, "").startswith(PRUNED)
+        values = list(trial.values or [math.nan] * len(self.plan.objective))
+        return Ended("pruned" if pruned else "done", values)
 
     def _note(self, key: Key, ended: Ended) -> Ended:
         self.done[key] = ended.values
@@ -223,10 +256,10 @@ class Engine:
 
     def _attempt(self, cell: Cell, spec: TrialSpec, claim: Claim, proposal: Claim | None) -> Ended:
         key = (spec.point, spec.seed)
-        earlier = [t for t in self.claims.of(claim_key(key)) if self.claims.since <= t.number < claim.number]
-        tries = sum(t.user_attrs.get(END) != "withdrawn" for t in earlier)
-        own = {**flat_parameters(spec), "method": cell.raw.method}
-        params = {name: own.get(name, "none") for name in self.keys}
+        own = [t for t in self.claims.of(claim_key(key)) if t in self.claims.call]
+        tries = sum(t.number < claim.number and t.user_attrs.get(END) != "withdrawn" for t in own)
+        known = {**flat_parameters(spec), "method": cell.raw.method}
+        params = {name: known.get(name, "none") for name in self.keys}
         number = self.known.attempts.get(key, 0) + tries + 1
         record = worker_record(spec, cell.id, number, params, claim.name)
         try:

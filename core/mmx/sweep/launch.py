@@ -3,11 +3,13 @@
 A pipe has one writer, so a worker that is killed in the middle of a message hurts no other.
 """
 
+import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -20,6 +22,8 @@ from mmx.contracts import Tracker
 from mmx.errors import MmxError, Stopped, StoreError
 from mmx.registry import Registry
 from mmx.sweep.attempt import Watcher
+from mmx.sweep.claims import Span
+from mmx.sweep.devices import devices_of
 from mmx.sweep.engine import Engine, Known
 from mmx.sweep.limits import Answer, Key, Limits, Stopping
 from mmx.sweep.log import Logged
@@ -28,9 +32,12 @@ from mmx.sweep.plan import Plan, plan_sweep
 from mmx.sweep.reclaim import reclaim
 from mmx.sweep.study import Search
 
+LOOK = 0.2
+"""Seconds between looks at what no worker tells: whether the user asked to stop."""
 LOST = 5.0
 """Seconds that the parent gives workers to end by themselves after it was asked to stop twice."""
-ENDED, TOLD, BEGIN, TAKE_BACK, COUNT, FAULT = "ended", "told", "begin", "take_back", "count", "fault"
+ENDED, TOLD, BEGIN, REACHED = "ended", "told", "begin", "reached"
+TAKE_BACK, COUNT, FAULT = "take_back", "count", "fault"
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Job:
     known: Known
     patient: bool = True
     task: str = ""
+    calls: Mapping[str, Span] = field(default_factory=dict)
 
 
 class Remote:
@@ -59,7 +67,15 @@ class Remote:
 
     def may_begin(self, key: Key) -> Answer:
         """Ask the parent."""
-        self._send(BEGIN, key)
+        answer: Answer = self._ask(BEGIN, key)
+        return answer
+
+    def reached(self) -> bool:
+        """Ask the parent."""
+        return bool(self._ask(REACHED))
+
+    def _ask(self, *message: Any) -> Any:
+        self._send(*message)
         try:
             return self.pipe.recv()
         except (EOFError, OSError) as error:
@@ -104,10 +120,13 @@ def _log(message: str) -> None:
 def work(pipe: Connection, log: str) -> None:
     """Be a worker: the whole life of its process."""
     _write_to(Path(log))
+    # What it starts in its turn, loaders of batches say, is started as elsewhere.
+    multiprocessing.set_start_method(None, force=True)
     with Stopping() as stopping:
-        job: Job = pipe.recv()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         remote = Remote(pipe)
         try:
+            job: Job = pipe.recv()
             run_job(job, remote, stopping)
             pipe.send((ENDED,))
         except (Stopped, KeyboardInterrupt):
@@ -115,19 +134,20 @@ def work(pipe: Connection, log: str) -> None:
         except MmxError as error:
             _log(str(error))
             pipe.send((FAULT, str(error), isinstance(error, StoreError)))
-        except OSError:
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             _log("the parent is gone")
 
 
 def run_job(job: Job, remote: Remote, stopping: Stopping) -> None:
     """Plan the sweep again, without building its models, and run what is left."""
-    from mmx.sweep.devices import find_device
+    from mmx.sweep.devices import find_device, helpers_of
 
     plan = plan_again(job.sweep)
     plan.bench.folder = sweep_folder(plan.sweep)
     search, tracker = open_stores(plan, job.task)
+    search.calls = dict(job.calls)
     tracker.open_sweep(plan.sweep.name, {})
-    device = find_device(job.device)
+    device = find_device(job.device.split(",")[0])
     engine = Engine(
         plan,
         tracker,
@@ -139,6 +159,7 @@ def run_job(job: Job, remote: Remote, stopping: Stopping) -> None:
         job.known,
         job.number,
         job.patient,
+        helpers_of(plan.sweep, job.device),
     )
     try:
         engine.run()
@@ -189,6 +210,8 @@ class Crew:
     fault: str = ""
     """What ended a worker that could not go on."""
     workers: list[_Worker] = field(default_factory=list)
+    given_up: dict[Key, str] = field(default_factory=dict)
+    """Trials that killed their workers, and how."""
 
     def run(self, count: int) -> None:
         """Start workers and see them through."""
@@ -198,9 +221,10 @@ class Crew:
             try:
                 while self.workers:
                     self._look()
-            except KeyboardInterrupt:
+            except BaseException:
                 self._stop_all()
                 raise
+        self._fail_given_up()
         if self.stopping.asked:
             raise Stopped
 
@@ -209,17 +233,25 @@ class Crew:
         near, far = context.Pipe()
         log = str(log_file(self.plan.sweep, number))
         process = context.Process(target=work, args=(far, log), name=f"mmx-{number}")
-        process.start()
+        with _held_back(signal.SIGINT):  # until it can be told in one line
+            process.start()
         far.close()
-        device = self.devices[number % len(self.devices)]
-        near.send(Job(self.plan.sweep, device, number, self.known))
-        return _Worker(number, process, near)
+        device = devices_of(number, self.devices, self.plan.sweep.run.processes_per_trial)
+        worker = _Worker(number, process, near)
+        self._tell(worker, Job(self.plan.sweep, device, number, self.known, calls=self.search.calls))
+        return worker
+
+    def _tell(self, worker: _Worker, content: Any) -> None:
+        """Send something to a worker; that it has died is found where it is heard."""
+        with suppress(OSError):
+            worker.pipe.send(content)
 
     def _look(self) -> None:
         """Wait for a message or an end, and deal with all that there are."""
-        ready = wait([*(w.pipe for w in self.workers), *(w.process.sentinel for w in self.workers)], 1.0)
+        ready = wait([*(w.pipe for w in self.workers), *(w.process.sentinel for w in self.workers)], LOOK)
         for worker in list(self.workers):
-            if worker.pipe in ready and not self._hear(worker):
+            heard = self._hear(worker) if worker.pipe in ready else worker.process.is_alive()
+            if not heard:
                 worker.pipe.close()
                 worker.process.join()
                 self.workers.remove(worker)
@@ -234,8 +266,9 @@ class Crew:
         except (EOFError, OSError):
             return False
         if kind == BEGIN:
-            answer = "stop" if self.stopping.asked or self.fault else self.limits.may_begin(content[0])
-            worker.pipe.send(answer)
+            self._tell(worker, "stop" if self._ends else self.limits.may_begin(content[0]))
+        elif kind == REACHED:
+            self._tell(worker, self._ends or self.limits.reached())
         elif kind == TOLD:
             self._show(worker, *content)
         elif kind == COUNT:
@@ -247,6 +280,10 @@ class Crew:
         else:
             worker.ended = True
         return True
+
+    @property
+    def _ends(self) -> bool:
+        return self.stopping.asked or bool(self.fault)
 
     def _show(self, worker: _Worker, method: str, content: tuple[Any, ...]) -> None:
         if method == "trial_started":
@@ -262,18 +299,28 @@ class Crew:
         reason = _last_words(worker.process.exitcode)
         log = log_file(self.plan.sweep, worker.number)
         self.watcher.told(f"worker {worker.number} died ({reason}); see {log}")
+        given_up = self.limits.count_death(worker.key, self.plan.sweep.run)
         if worker.key is not None:
-            self.watcher.trial_ended(worker.number, worker.title, "missing", f"its worker died: {reason}", {})
-        lost = {r.run_id: r for r in self.tracker.running(self.plan.sweep.name)}
+            state, told = "missing", f"its worker died: {reason}"
+            if given_up:
+                state = "failed"
+                told = f"its workers died {self.limits.deaths[worker.key]} times, the last: {reason}"
+                self.given_up[worker.key] = told
+            self.watcher.trial_ended(worker.number, worker.title, state, told, {})
         for message in reclaim(self.search, self.tracker, thorough=True):
             self.watcher.told(message)
-        if self.limits.count_death(worker.key, self.plan.sweep.run):
-            told = f"its workers died {self.limits.deaths[worker.key or ('', 0)]} times, the last: {reason}"
-            for run_id, record in lost.items():
-                if (record.point, record.seed) == worker.key:
-                    self.tracker.reopen(run_id).end("failed", told, {})
         if not self.limits.reached() and not self.fault:
             self.workers.append(self._start(worker.number))
+
+    def _fail_given_up(self) -> None:
+        """Call failed what was given up; not before the end, for workers that wait call it missing."""
+        if not self.given_up:
+            return
+        with suppress(StoreError):  # then it stays missing
+            for record in self.tracker.records(self.plan.sweep.name):
+                key = (record.point, record.seed)
+                if key in self.given_up and record.state == "missing":
+                    self.tracker.reopen(record.run_id).end("failed", self.given_up[key], {})
 
     def _ask_to_stop(self) -> None:
         """Pass the wish on; workers of the same terminal heard it before, and hear it again without harm."""
@@ -283,10 +330,30 @@ class Crew:
         time.sleep(0.2)
 
     def _stop_all(self) -> None:
-        for worker in self.workers:
-            worker.process.terminate()
-            worker.process.join(LOST)
-            worker.process.kill()
+        """End the workers at once: tell them a second time, and kill those that do not hear."""
+        processes = [worker.process for worker in self.workers if worker.process.is_alive()]
+        until = time.monotonic() + LOST
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid or 0, signal.SIGINT)
+            for process in processes:
+                process.join(max(0.0, until - time.monotonic()))
+        finally:
+            for process in processes:
+                process.kill()
+
+
+@contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """Let a signal wait, in processes that start now until they let it through."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def _last_words(code: int | None) -> str:

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from mmx.config.address import without_login
+from mmx.config.address import secrets_of, with_driver, without_login
 from mmx.errors import InputError, MmxError, StoreError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -30,6 +30,7 @@ Found = TypeVar("Found")
 def open_storage(address: str, lease: float) -> BaseStorage:
     """Open the search store: SQL (`sqlite:///optuna.db`, `postgresql://…`), or a file on shared disk
     (`journal:///folder/optuna.log`; relative with three strokes, absolute with four)."""
+    address = with_driver(address)
     try:
         if address.startswith(JOURNAL):
             return JournalStorage(JournalFileBackend(address.removeprefix(JOURNAL)))
@@ -65,14 +66,15 @@ def _explained(error: Exception, address: str) -> MmxError:
             f"store.study '{told}' needs '{error.name}'; for PostgreSQL: pip install 'mmx[postgres]'"
         )
     kind = StoreError if isinstance(error, AWAY) else MmxError
-    reason = first_line(error, address)
+    reason = first_line(error)
+    for secret, instead in secrets_of(address, told).items():
+        reason = reason.replace(secret, instead)
     return kind(f"store.study '{told}' cannot be opened ({reason}); check the address and its folder")
 
 
-def first_line(error: Exception, address: str = "") -> str:
-    """Give the heart of an error, without the address that it may quote."""
-    text = str(getattr(error, "orig", None) or error)
-    lines = (text.replace(address, "…") if address else text).splitlines()
+def first_line(error: Exception) -> str:
+    """Give the heart of an error."""
+    lines = str(getattr(error, "orig", None) or error).splitlines()
     return lines[0] if lines else type(error).__name__
 
 

@@ -14,14 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mmx.config import SweepSpec
 from mmx.errors import InputError
-from mmx.sweep.claims import END, FAILED, HOLDING, POINT, Claim, Claims, Heart
+from mmx.sweep.claims import END, FAILED, HOLDING, POINT, Claim, Claims, Heart, Span
 from mmx.sweep.pruning import looks_at, pruner_of
 from mmx.sweep.storage import open_storage, patiently
 from mmx.sweep.tuning import budget, combinations, distribution, sampler_of, suggest
 
 OBJECTIVE = "mmx.objective"
 CALL = "mmx.call"
-"""The study's attribute that holds the first claim's number of the latest `mmx run`."""
+"""The study's attribute that holds what the latest `mmx run` is about: first number, and those before."""
 REDRAWS = 20
 """Draws of values that are new; samplers repeat themselves where little is left to choose."""
 
@@ -44,6 +44,8 @@ class Search:
         self.directions: list[Any] = list(objective.values())
         self.storage = open_storage(address, sweep.run.lease)
         self.heart = Heart(self.storage, sweep.run.lease)
+        self.calls: dict[str, Span] = {}
+        """What this call is about, by study; empty: what the latest call is about."""
         self.check_stored()
 
     def study(self, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
@@ -90,14 +92,19 @@ class Search:
     def claims(self, name: str = "") -> Claims:
         """Open the claims of the main study, or of another."""
         study = self.study(name or self.sweep.name)
-        since = study.user_attrs.get(CALL, 0)
-        return Claims(study, self.storage, self.heart, self.sweep.run.lease, self.task, since)
+        first, before = study.user_attrs.get(CALL, (0, ()))
+        latest = Span(first, frozenset(before))
+        call = self.calls.get(study.study_name, Span()) if self.calls else latest
+        return Claims(study, self.storage, self.heart, self.sweep.run.lease, self.task, call)
 
     def begin_call(self) -> None:
         """Note where the claims of this call of `mmx run` begin: what failed before is tried again."""
         for name in {self.sweep.name, *self.names()}:
             study = self.study(name)
-            study.set_user_attr(CALL, len(patiently(partial(study.get_trials, deepcopy=False))))
+            trials = patiently(partial(study.get_trials, deepcopy=False))
+            running = [t.number for t in trials if t.state == TrialState.RUNNING]
+            study.set_user_attr(CALL, [len(trials), running])
+            self.calls[name] = Span(len(trials), frozenset(running))
 
     def cell(self, cell: str, tune: Mapping[str, Mapping[str, Any]]) -> "CellSearch":
         """Open the study of one cell."""
@@ -123,7 +130,8 @@ class CellSearch:
         self.tune = tune
         self.claims = search.claims(f"{search.sweep.name}/{cell}")
         self.wanted = budget(tune, search.sweep.search.trials_per_cell)
-        self.space = combinations(tune) if self.wanted < search.sweep.search.trials_per_cell else None
+        space = combinations(tune)
+        self.space = space if space is not None and self.wanted == len(space) else None
         self.distributions = {path: distribution(t) for path, t in tune.items()}
 
     def completed(self) -> list[dict[str, Any]]:
@@ -154,7 +162,7 @@ class CellSearch:
 
     def _failed(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """List what has failed by its own fault in this call: it is tried again in the next."""
-        return [t for t in trials if t.number >= self.claims.since and t.user_attrs.get(END) == FAILED]
+        return [t for t in trials if t in self.claims.call and t.user_attrs.get(END) == FAILED]
 
     def _to_retry(
         self, trials: Sequence[FrozenTrial], settled: Sequence[Mapping[str, Any]]

@@ -1,6 +1,7 @@
 """Runs one trial, from its frozen spec to its figures: a straight line."""
 
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ from mmx.config import TrialSpec
 from mmx.errors import TrialError
 from mmx.evaluate import Predictions
 from mmx.model import MultimodalModel
+from mmx.team import ALONE
 from mmx.train import OnEpoch
 from mmx.trial.bench import Bench, monitor_of
 from mmx.trial.figures import Outcome, curves_of, summarise, tell
+from mmx.trial.helpers import Helpers
 from mmx.trial.phases import Stage, train_in_phases
 
-__all__ = ["Bench", "Outcome", "monitor_of", "run_trial", "tell"]
+__all__ = ["Bench", "Helpers", "Outcome", "monitor_of", "run_trial", "tell"]
 
 
 def run_trial(
@@ -23,6 +26,7 @@ def run_trial(
     bench: Bench,
     device: torch.device,
     on_epoch: OnEpoch = lambda epoch, figures: False,
+    helpers: Helpers | None = None,
 ) -> Outcome:
     """Train and evaluate one trial.
 
@@ -34,8 +38,11 @@ def run_trial(
     raises: called again, the trial goes on behind that epoch and comes to the same numbers, after it has told
     `on_epoch` of all earlier ones again. When `on_epoch` gives True in the last phase, training ends and the
     best epoch so far is evaluated.
+
+    `helpers`: the processes that train it together with this one, if any; this one alone evaluates.
     """
-    model, stages = train_in_phases(spec, bench, device, on_epoch)
+    with helpers.trial(spec) if helpers is not None else nullcontext(ALONE) as team:
+        model, stages = train_in_phases(spec, bench, device, on_epoch, team)
     whole = model.state_dict() if spec.training.phases else model.trained_state()
     outcome = Outcome(state={n: t.cpu().contiguous() for n, t in whole.items()})
     _tell_training(stages, model, bool(spec.training.phases), outcome)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from mmx.contracts import Presence
 from mmx.data import Split, seen_in_training
 from mmx.model import MultimodalModel, fingerprint
 from mmx.protocols import derive_seed, draw_presence
-from mmx.train import Fit, OnEpoch, fit
+from mmx.team import ALONE, Team
+from mmx.train import Figures, Fit, OnEpoch, fit
 from mmx.trial.bench import Bench, monitor_of
 from mmx.trial.checkpoint import Checkpoint, write_whole
 from mmx.trial.code import phase_keys
@@ -43,6 +45,7 @@ def train_in_phases(
     bench: Bench,
     device: torch.device,
     on_epoch: OnEpoch = lambda epoch, figures: False,
+    team: Team = ALONE,
 ) -> tuple[MultimodalModel, list[Stage]]:
     """Train every phase; give the last one's model, at its best epoch, and what each phase did.
 
@@ -52,6 +55,7 @@ def train_in_phases(
     kept by their hash, for other trials and for this one, should it be broken off. The last one's checkpoint
     stays, so that evaluation can be broken off too (see `Bench.forget`).
     `on_epoch` is told epochs that go on counting; that it may end training is honoured in the last phase.
+    Every process of a `team` calls this, with a bench of its own; only the leader's keeps anything.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -64,9 +68,9 @@ def train_in_phases(
         last = place + 1 == len(specs)
         model = bench.model(now, None if restart else start).to(device)
         tell = _shifted(on_epoch, told, honoured=last)
-        kept = bench.kept(key) if spec.training.phases else None
-        checkpoint = bench.checkpoint(key, last)
-        stages.append(_run(now, bench, model, teacher, device, tell, kept, checkpoint, last))
+        kept = bench.kept(key) if spec.training.phases and team.leads else None
+        checkpoint = bench.checkpoint(key, last) if team.leads else None
+        stages.append(_run(now, bench, model, teacher, device, tell, kept, checkpoint, last, team))
         told += len(stages[-1].fit.history)
         if not last and not spec.training.phases[place + 1].restart:
             start = _copy(hand_over(model, now, specs[place + 1]))
@@ -88,11 +92,12 @@ def _run(
     kept: Path | None,
     checkpoint: Checkpoint | None,
     last: bool,
+    team: Team,
 ) -> Stage:
     """Train one phase, or take over what was kept of it."""
-    stage = None if kept is None else _recall(model, kept)
+    stage = _recall_together(model, kept, team)
     if stage is None:
-        fitted = _train(spec, bench, model, teacher, device, on_epoch, checkpoint)
+        fitted = _train(spec, bench, model, teacher, device, on_epoch, checkpoint, team)
         stage = Stage(fitted, *model.count_parameters())
         if kept is not None and not last:
             _remember(model, stage, kept)
@@ -113,23 +118,32 @@ def _train(
     device: torch.device,
     on_epoch: OnEpoch,
     checkpoint: Checkpoint | None,
+    team: Team,
 ) -> Fit:
-    seed = spec.missing.seed
-    train, val = bench.split(spec, "train"), bench.split(spec, "val")
-    val_presence, size = _presence(spec, bench, val, seed), max(256, spec.training.batch_size)
+    seed, train = spec.missing.seed, bench.split(spec, "train")
+    guide = None if teacher is None else team.share(teacher)
     return fit(
         model,
-        bench.procedure(spec, model, teacher),
+        bench.procedure(spec, model, guide),
         train,
         _presence(spec, bench, train, derive_seed(seed, "train", spec.seed)),
         spec.training,
         monitor_of(spec, train.task),
-        lambda: evaluate.validate(model, val, val_presence, device, size, spec.training.loader_workers),
+        _validation(spec, bench, model, device) if team.leads else dict,
         spec.seed,
         device,
         on_epoch,
         checkpoint,
+        team,
     )
+
+
+def _validation(
+    spec: TrialSpec, bench: Bench, model: MultimodalModel, device: torch.device
+) -> Callable[[], Figures]:
+    val = bench.split(spec, "val")
+    presence, size = _presence(spec, bench, val, spec.missing.seed), max(256, spec.training.batch_size)
+    return lambda: evaluate.validate(model, val, presence, device, size, spec.training.loader_workers)
 
 
 def _presence(spec: TrialSpec, bench: Bench, split: Split, seed: int) -> Presence:
@@ -155,6 +169,22 @@ def _remember(model: MultimodalModel, stage: Stage, path: Path) -> None:
         return
 
 
+def _recall_together(model: MultimodalModel, kept: Path | None, team: Team) -> Stage | None:
+    """Let the leader read a trained phase, and bring all processes to its state, read or built anew."""
+
+    def read() -> dict[str, Any] | None:
+        found = None if kept is None else _recall(model, kept)
+        return None if found is None else asdict(found)
+
+    found = team.decide(read)
+    team.spread(model)
+    return None if found is None else _stage(found)
+
+
+def _stage(told: dict[str, Any]) -> Stage:
+    return Stage(**{**told, "fit": Fit(**told["fit"])})
+
+
 def _recall(model: MultimodalModel, path: Path) -> Stage | None:
     """Read a trained phase into a model that was built like it; None where there is none, or none whole."""
     try:
@@ -167,7 +197,7 @@ def _recall(model: MultimodalModel, path: Path) -> Stage | None:
             path.unlink(missing_ok=True)
         return None
     model.load_state_dict(state)
-    return Stage(Fit(**told.pop("fit")), **told)
+    return _stage(told)
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -5,45 +5,23 @@ one batch a call, since SQL stores are slow by call.
 """
 
 import contextlib
-import functools
 import gc
-import logging
 import math
-import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import quote, quote_plus, unquote, unquote_plus
-
-# Over HTTP MLflow prints a run's address with user and password in it, unless told not to.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-# MLflow would try for minutes before it says that a server is gone: try after 0, 2, 4 and 8 seconds instead.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0.5")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
 
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from requests import exceptions as http
-from requests.utils import get_environ_proxies
-from sqlalchemy import exc as sql
 
 from mmx.builtin.trackers import mlflow_view
+from mmx.builtin.trackers.mlflow_connection import Connection, asked
 from mmx.contracts import Tracker, TrialLog, TrialRecord
-from mmx.errors import InputError, MmxError, StoreError
-
-# What it says there, with a traceback, is raised as well and told in one line.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+from mmx.errors import InputError
 
 STATES = {
     "FINISHED": "done",
@@ -58,221 +36,10 @@ BATCH = 1000
 FORBIDDEN = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 DIALECTS = ("sqlite", "postgresql", "mysql", "mssql")
-PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 OPENING = 5.0
 """Seconds that a server may take to appear when a store is opened."""
-PATIENCE = 12.0
-"""Seconds that a server in use may be gone before a call fails."""
-FRESH = 5.0
-"""Seconds for which a server that answered is taken to be there."""
-
-SECRET = re.compile(r"(?:pass\w*|pwd|secret|token|\w*key)=([^&;\s]+)", re.IGNORECASE)
-HAPPENED = re.compile(
-    r"\[Errno -?\d+\] [^'\")\n]+|too many \d+ error responses|(?:[Rr]ead|[Cc]onnect\w*) timed? ?out|"
-    r"Remote end closed connection without response|Connection aborted"
-)
-PASSING = {
-    "INTERNAL_ERROR",
-    "TEMPORARILY_UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "REQUEST_LIMIT_EXCEEDED",
-    "RESOURCE_EXHAUSTED",
-}
-LASTING = re.compile(
-    r"no such (?:table|column)|not a database|(?:database|role) \"[^\"]*\" does not exist|error code 404"
-)
-LOGIN = re.compile(
-    r"authentication failed|no password supplied|no pg_hba.conf entry|PERMISSION_DENIED|"
-    r"error code 40[13]|40[13] Client Error"
-)
-NO_ADDRESS = (http.InvalidURL, http.InvalidSchema, http.MissingSchema, sql.ArgumentError)
-ADDRESSES = "write sqlite:///mlflow.db, postgresql://user:password@host/database or http://host:5000"
-ADVICE = {
-    r"is full|No space left|quota": "free space there",
-    r"read-?only|Permission denied|not permitted": "make it writable",
-    r"is locked": "SQLite serves a handful of workers; take fewer, or PostgreSQL or an MLflow server",
-    r"I/O error|Input/output": "check the disk that it is on",
-    r"": "see that it is up and can be reached from here",
-}
-OUT_OF_DATE = """{where} has an older schema; stop all writers, back it up, then run:
-  mlflow db upgrade {address}
-{login}(if that does not know the revision, a newer MLflow made the store: upgrade MLflow here instead)"""
-WITH_LOGIN = "with your own user:password@ after the '//' and what the address has after a '?'\n"
-
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
-
-
-class Connection:
-    """A store's address, its secrets, and what is known of its health."""
-
-    def __init__(self, store: str) -> None:
-        self.store = _with_driver(store)
-        self.address = _without_secrets(store)
-        self.where = f"store.tracking '{self.address}'"
-        self.is_server = store.startswith(("http://", "https://"))
-        self.dialect = store.partition(":")[0].partition("+")[0]
-        self.hidden = _secrets(self.store, self.address) | _secrets(store, self.address)
-        self.door = _door(store)
-        self.answered = -math.inf
-        self.gone = False
-
-    def hide(self, text: str) -> str:
-        """Take the store's login out of a text."""
-        for secret, instead in self.hidden.items():
-            text = text.replace(secret, instead)
-        return text
-
-    @contextlib.contextmanager
-    def asked(self, patience: float | None = None) -> Iterator[None]:
-        """Tell every fault of the store as what it is; a server that is gone is waited for (PATIENCE s).
-
-        No fault names another as its cause: tracebacks would show the address that was asked, login and all.
-        """
-        self._knock(PATIENCE if patience is None else patience)
-        try:
-            yield
-        except MmxError:
-            raise
-        except (MlflowException, sql.SQLAlchemyError, OSError, ModuleNotFoundError) as error:
-            told = self._told(error)
-            self.gone = isinstance(told, StoreError)
-            raise told from None
-        self.gone, self.answered = False, time.monotonic()
-
-    def _knock(self, patience: float) -> None:
-        """Wait until the server takes connections; one that was found gone is tried once."""
-        if self.door is None or time.monotonic() - self.answered < FRESH:
-            return
-        until = time.monotonic() + (0.0 if self.gone else patience)
-        while True:
-            try:
-                socket.create_connection(self.door, timeout=3.0).close()
-            except OSError as error:
-                if time.monotonic() >= until:
-                    self.gone = True
-                    raise self._unavailable(str(error)) from None
-                time.sleep(0.3)
-            else:
-                return
-
-    def _unavailable(self, reason: str) -> StoreError:
-        advice = next(told for pattern, told in ADVICE.items() if re.search(pattern, reason, re.IGNORECASE))
-        return StoreError(f"{self.where} cannot be reached or written: {reason}; {advice}")
-
-    def _told(self, error: Exception) -> MmxError:
-        """Turn what MLflow and the libraries below it raise into advice."""
-        reason, causes = self.hide(_reason(error)), list(_causes(error))
-        if isinstance(error, ModuleNotFoundError):
-            package = "'mmx[postgres]'" if "psycopg" in str(error.name) else error.name
-            return InputError(f"{self.where} needs '{error.name}', not installed here: pip install {package}")
-        if "out-of-date" in reason:
-            login = "" if self.dialect == "sqlite" else WITH_LOGIN
-            return InputError(
-                OUT_OF_DATE.format(where=self.where, address=_without_secrets(self.store), login=login)
-            )
-        if LOGIN.search(reason):
-            names = (
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if self.is_server else "PGPASSWORD"
-            )
-            return InputError(
-                f"{self.where} refuses the login: {reason}; write user:password@ before its host or "
-                f"set {names}"
-            )
-        if any(isinstance(cause, NO_ADDRESS) for cause in causes):
-            return InputError(f"{self.where} is no address of a store: {reason}; {ADDRESSES}")
-        if LASTING.search(reason):
-            return InputError(f"{self.where} is no store of results: {reason}; {ADDRESSES}")
-        if any(self._passes(cause) for cause in causes):
-            return self._unavailable(reason)
-        return MmxError(f"{self.where}: {reason}")
-
-    def _passes(self, error: BaseException) -> bool:
-        """Tell whether the same call may do well later."""
-        if isinstance(error, http.HTTPError) and error.response is not None:
-            return error.response.status_code == 429 or error.response.status_code >= 500
-        if isinstance(error, sql.DBAPIError):
-            gone = isinstance(error, (sql.OperationalError, sql.InterfaceError))
-            return gone or error.connection_invalidated or "read-only" in str(error)
-        if isinstance(error, MlflowException):
-            return self.is_server and error.error_code in PASSING
-        return isinstance(error, (OSError, sql.TimeoutError))
-
-
-def _asked(
-    method: Callable[Concatenate[Any, Given], Result],
-) -> Callable[Concatenate[Any, Given], Result]:
-    """Have every fault of the store told by its connection."""
-
-    @functools.wraps(method)
-    def call(self: Any, /, *values: Given.args, **named: Given.kwargs) -> Result:
-        with self.connection.asked():
-            return method(self, *values, **named)
-
-    return call
-
-
-def _with_driver(address: str) -> str:
-    """Name the driver that is here: SQLAlchemy 2.1 takes psycopg where none is named, older ones psycopg2."""
-    plain = "postgresql://"
-    if address.startswith(plain) and not find_spec("psycopg") and find_spec("psycopg2"):
-        return address.replace(plain, "postgresql+psycopg2://", 1)
-    return address
-
-
-def _without_secrets(address: str) -> str:
-    """Give an address for messages: no user, no password, nothing after a '?'."""
-    return re.sub(r"://[^/:@]*(?::.*)?@", "://", address, count=1).partition("?")[0]
-
-
-def _secrets(address: str, public: str) -> dict[str, str]:
-    """List what may be in no text, each with what stands there instead, the longest first."""
-    login = re.match(r"[^:]+://[^/:@]*:(.*)@", address)
-    query = address.partition("?")[2]
-    words = {login[1]} if login else set()
-    words |= {*SECRET.findall(query), *SECRET.findall(unquote(query))}
-    plain = {form(word) for word in words for form in (str, unquote, unquote_plus)} - {""}
-    forms = {
-        form(word) for word in plain for form in (str, quote, quote_plus, lambda w: quote(w, ""), _escaped)
-    }
-    # A word as common as the database's own name is hidden only where it stands as a password.
-    hidden = {word: "***" for word in forms if len(word) > 3 and word not in public}
-    hidden |= {
-        f"{sign}{word}{end}": f"{sign}***{end}" for word in forms for sign, end in ((":", "@"), ("=", ""))
-    }
-    if address != public:
-        hidden[address] = public
-    return dict(sorted(hidden.items(), key=lambda item: -len(item[0])))
-
-
-def _escaped(text: str) -> str:
-    return repr(text)[1:-1]
-
-
-def _door(address: str) -> tuple[str, int] | None:
-    """Give host and port to ask whether a server is there; None where that cannot be known so."""
-    try:
-        url = sqlalchemy.make_url(address)
-    except (sql.ArgumentError, ValueError):
-        return None
-    port = url.port or PORTS.get(url.drivername.partition("+")[0])
-    if not url.host or port is None or ("http" in url.drivername and get_environ_proxies(address)):
-        return None
-    return url.host, port
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _reason(error: Exception) -> str:
-    """Say in one line what happened."""
-    driver = next((c.orig for c in _causes(error) if isinstance(c, sql.DBAPIError)), None)
-    text = str(driver or error).strip() or type(error).__name__
-    happened = HAPPENED.findall(text)
-    return happened[-1] if happened else re.sub(r"^\([\w.]+\) ", "", text.splitlines()[0])[:300]
+SKEW = 3600.0
+"""Seconds by which the clocks of two machines may differ."""
 
 
 class Mlflow(Tracker):
@@ -293,12 +60,13 @@ class Mlflow(Tracker):
         self.clock: Callable[[], float] = time.time
         self.experiment = ""
         self.parent = ""
+        self._finished: dict[str, tuple[dict[str, TrialRecord], float]] = {}
         with self.connection.asked(OPENING):
             self._connect()
             self.client = MlflowClient(tracking_uri=self.connection.store)
             self.client.search_experiments(max_results=1)
 
-    @_asked
+    @asked
     def open_sweep(self, name: str, tags: Mapping[str, str]) -> str:
         """Find or make the experiment and its parent run; without tags its status stays as it is."""
         self.experiment = self._find_experiment(name) or self._make_experiment(name)
@@ -311,7 +79,7 @@ class Mlflow(Tracker):
         self.client.log_batch(self.parent, tags=[RunTag(k, self.hide(v)) for k, v in tags.items()])
         return self.parent
 
-    @_asked
+    @asked
     def find_sweeps(self) -> list[str]:
         """List the experiments that hold a sweep."""
         found: list[str] = []
@@ -327,26 +95,45 @@ class Mlflow(Tracker):
             if not token:
                 return found
 
-    @_asked
+    @asked
     def records(self, name: str) -> list[TrialRecord]:
-        """List the latest attempt of each (point, seed); about 1.5 ms a run of 130 figures."""
-        experiment = self._find_experiment(name)
-        best: dict[tuple[str, int], TrialRecord] = {}
-        for run in self._search(experiment, "tags.`mmx.role` = 'trial'") if experiment else ():
-            if run.data.tags.get("mmx.retired") == "true":
-                continue
-            record = self._record(run)
-            known = best.setdefault((record.point, record.seed), record)
-            if (record.state == "done", record.attempt) > (known.state == "done", known.attempt):
-                best[record.point, record.seed] = record
-        return list(best.values())[::-1]
+        """List the latest attempt of each (point, seed): 1.5 ms a run of 130 figures.
 
-    @_asked
+        A run that has finished is read once: later calls ask only for what has changed since.
+        """
+        experiment = self._find_experiment(name)
+        if experiment is None:
+            return []
+        best: dict[tuple[str, int], TrialRecord] = {}
+        # In this order: a run that finishes in between is seen twice, and not missed.
+        unfinished = self._current(experiment, "!= 'FINISHED'")
+        for record in [*self._done(experiment), *reversed(unfinished)]:
+            known = best.setdefault((record.point, record.seed), record)
+            if (record.state == "done", record.attempt) >= (known.state == "done", known.attempt):
+                best[record.point, record.seed] = record
+        return list(best.values())
+
+    def _done(self, experiment: str) -> list[TrialRecord]:
+        """List the finished trials, the oldest first; only those that ended lately are asked for again."""
+        known, asked = self._finished.get(experiment, ({}, 0.0))
+        now = time.time()
+        lately = f"= 'FINISHED' AND attributes.end_time >= {int((asked - SKEW) * 1000)}"
+        found = self._current(experiment, lately if known else "= 'FINISHED'")
+        known |= {record.run_id: record for record in reversed(found)}
+        self._finished[experiment] = (known, now)
+        return list(known.values())
+
+    def _current(self, experiment: str, status: str) -> list[TrialRecord]:
+        """List the trials of a status that were not retired, the latest first."""
+        found = self._search(experiment, f"tags.`mmx.role` = 'trial' AND attributes.status {status}")
+        return [self._record(run) for run in found if run.data.tags.get("mmx.retired") != "true"]
+
+    @asked
     def history(self, run_id: str, metric: str) -> dict[int, float]:
         """Give a metric by step."""
         return {m.step: m.value for m in self.client.get_metric_history(run_id, metric)}
 
-    @_asked
+    @asked
     def open_trial(self, title: str, record: TrialRecord) -> TrialLog:
         """Begin a child run with its parameters; a record with a run id goes on with an opening cut short."""
         own = {
@@ -368,25 +155,26 @@ class Mlflow(Tracker):
             self.client.log_batch(run_id, params=params[start : start + 100])
         return _MlflowTrial(self, run_id)
 
-    @_asked
+    @asked
     def running(self, name: str) -> list[TrialRecord]:
         """List the runs of trials that MLflow calls running."""
         experiment = self._find_experiment(name)
         if experiment is None:
             return []
-        found = self._search(experiment, "tags.`mmx.role` = 'trial' AND attributes.status = 'RUNNING'")
-        return [self._record(run) for run in found]
+        return self._current(experiment, "= 'RUNNING'")
 
     def reopen(self, run_id: str) -> TrialLog:
         """Go on writing to a run."""
         return _MlflowTrial(self, run_id)
 
-    @_asked
+    @asked
     def retire(self, record: TrialRecord) -> None:
         """Tag a run so that it no longer counts."""
         self.client.set_tag(record.run_id, "mmx.retired", "true")
+        for known, _ in self._finished.values():
+            known.pop(record.run_id, None)
 
-    @_asked
+    @asked
     def close_sweep(
         self,
         curves: Mapping[str, Mapping[int, float]],
@@ -409,7 +197,7 @@ class Mlflow(Tracker):
         self._prepare_view(group_by)
         self.client.set_terminated(self.parent, status=STATUS[state])
 
-    @_asked
+    @asked
     def page(self, name: str) -> str:
         """Give the prepared view of a sweep's runs."""
         experiment = self._find_experiment(name)
@@ -516,7 +304,7 @@ class _MlflowTrial(TrialLog):
         self.connection = tracker.connection
         self.run_id = run_id
 
-    @_asked
+    @asked
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log one batch; NaN and infinity would wreck MLflow's axes and are left out."""
         now = int(self.tracker.clock() * 1000)
@@ -530,13 +318,14 @@ class _MlflowTrial(TrialLog):
         with self.connection.asked():
             self.tracker.client.log_artifact(self.run_id, str(path))
 
-    @_asked
+    @asked
     def end(self, state: str, reason: str, tags: Mapping[str, str]) -> None:
         """Set the final status."""
         told = {**tags, "mmx.state_reason": reason[:LONGEST_VALUE]}
         own = [RunTag(k, self.connection.hide(v)) for k, v in told.items()]
         self.tracker.client.log_batch(self.run_id, tags=own)
-        self.tracker.client.set_terminated(self.run_id, STATUS[state], int(self.tracker.clock() * 1000))
+        # At the real time, whatever the tracker's clock says: `records` asks for what ended since.
+        self.tracker.client.set_terminated(self.run_id, STATUS[state])
 
 
 @contextlib.contextmanager
