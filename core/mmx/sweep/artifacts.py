@@ -5,6 +5,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def plugin_facts(registry: Registry) -> list[dict[str, str]]:
     ]
 
 
+@cache
 def environment() -> str:
     """List Python, the platform and every installed distribution."""
     lines = {f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]}
