@@ -27,7 +27,7 @@ demo: setup  ## Run the quick-start sweep offline and say where to look.
 	@echo "Your own sweep:      $(BIN)/mmx init my-sweep.yaml && $(BIN)/mmx run my-sweep.yaml"
 
 test: setup  ## Run all tests.
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --quiet
 
 lint: setup  ## Check style, types and the floors of the house.
 	$(BIN)/ruff check .

@@ -208,11 +208,11 @@ def stores() -> None:
 
 def workers() -> None:
     """Measure trials a second of 1, 2 and 4 worker processes; the time to start them is left out."""
-    training = {**TOY["training"], "epochs": 40}
+    training = {**TOY["training"], "epochs": 30}
     rates = {}
     for count in (1, 2, 4):
         with a_folder():
-            ended = run(plan({"seeds": list(range(48))}, training=training, run={"workers": count})).ended
+            ended = run(plan({"seeds": list(range(24))}, training=training, run={"workers": count})).ended
             steady = ended[count:]
             rates[count] = (len(steady) - 1) / (steady[-1] - steady[0])
     told = ", ".join(f"{n} workers {rate / rates[1]:.2f}" for n, rate in rates.items())

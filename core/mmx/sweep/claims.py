@@ -11,12 +11,14 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
@@ -94,6 +96,31 @@ class Heart:
     def stop(self) -> None:
         """End the beating."""
         self._ended.set()
+
+
+_locking = threading.local()
+
+
+def _lock(connection: sqlalchemy.Connection) -> None:
+    if getattr(_locking, "asked", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def locked(storage: BaseStorage) -> Iterator[None]:
+    """Let nothing come between what Optuna reads of a trial and what it then writes.
+
+    Servers lock by themselves; SQLite only from the first write on, so that two could end the same trial.
+    """
+    engine = getattr(getattr(storage, "_backend", None), "engine", None)
+    is_sqlite = engine is not None and engine.dialect.name == "sqlite"
+    if is_sqlite and not sqlalchemy.event.contains(engine, "begin", _lock):
+        sqlalchemy.event.listen(engine, "begin", _lock)
+    _locking.asked = True
+    try:
+        yield
+    finally:
+        _locking.asked = False
 
 
 @dataclass
@@ -180,7 +207,9 @@ class Claims:
     def fail(self, trial: FrozenTrial) -> bool:
         """End another's claim; False where it has ended by itself."""
         try:
-            return patiently(lambda: self.storage.set_trial_state_values(self.id_of(trial), TrialState.FAIL))
+            number = self.id_of(trial)
+            with locked(self.storage):
+                return patiently(lambda: self.storage.set_trial_state_values(number, TrialState.FAIL))
         except UpdateFinishedTrialError:
             return False
 
@@ -192,7 +221,7 @@ class Claims:
                 reason = self._gone(trial)
                 if reason and self.fail(trial):
                     ended[trial.number] = reason
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), locked(self.storage):
             warnings.simplefilter("ignore", ExperimentalWarning)
             patiently(lambda: optuna.storages.fail_stale_trials(self.study))
         before = {t.number: t for t in self.trials if t.state == TrialState.RUNNING}
@@ -266,7 +295,8 @@ class Claim:
     def _end(self, state: TrialState, values: list[float] | None) -> bool:
         storage = self.claims.storage
         try:
-            return patiently(lambda: storage.set_trial_state_values(self.id, state, values))
+            with locked(storage):
+                return patiently(lambda: storage.set_trial_state_values(self.id, state, values))
         except UpdateFinishedTrialError:
             # Others only ever fail a claim: found finished, it was this call's first try that got through.
             return self.is_finished

@@ -24,7 +24,7 @@ from mmx.registry import Registry
 from mmx.sweep.attempt import Watcher
 from mmx.sweep.claims import Span
 from mmx.sweep.devices import devices_of
-from mmx.sweep.engine import Engine, Known
+from mmx.sweep.engine import Engine, Known, items
 from mmx.sweep.limits import Answer, Key, Limits, Stopping
 from mmx.sweep.log import Logged
 from mmx.sweep.places import log_file, open_stores, sweep_folder
@@ -34,8 +34,10 @@ from mmx.sweep.study import Search
 
 LOOK = 0.2
 """Seconds between looks at what no worker tells: whether the user asked to stop."""
+LEAVING = 1.0
+"""Seconds to leave that workers have when the call ends at once: those of its terminal were told, too."""
 LOST = 5.0
-"""Seconds that the parent gives workers to end by themselves after it was asked to stop twice."""
+"""Seconds that they have after they were told again."""
 ENDED, TOLD, BEGIN, REACHED = "ended", "told", "begin", "reached"
 TAKE_BACK, COUNT, FAULT = "take_back", "count", "fault"
 
@@ -217,8 +219,9 @@ class Crew:
         """Start workers and see them through."""
         threads = max(1, (os.cpu_count() or 1) // count)
         with _threads(threads):
-            self.workers = [self._start(number) for number in range(count)]
             try:
+                for number in range(min(count, self._most())):
+                    self.workers.append(self._start(number))
                 while self.workers:
                     self._look()
             except BaseException:
@@ -227,6 +230,12 @@ class Crew:
         self._fail_given_up()
         if self.stopping.asked:
             raise Stopped
+
+    def _most(self) -> int:
+        """Count the workers that could find something to do."""
+        search, done = self.plan.sweep.search, self.known.done
+        left = [(cell, seed) for cell, seed in items(self.plan) if (cell.spec.point, seed) not in done]
+        return sum(1 if seed is not None else search.trials_per_cell for _, seed in left)
 
     def _start(self, number: int) -> _Worker:
         context = get_context("spawn")
@@ -248,10 +257,11 @@ class Crew:
 
     def _look(self) -> None:
         """Wait for a message or an end, and deal with all that there are."""
-        ready = wait([*(w.pipe for w in self.workers), *(w.process.sentinel for w in self.workers)], LOOK)
+        wait([*(w.pipe for w in self.workers), *(w.process.sentinel for w in self.workers)], LOOK)
         for worker in list(self.workers):
-            heard = self._hear(worker) if worker.pipe in ready else worker.process.is_alive()
-            if not heard:
+            # In this order: what it said before it ended is in the pipe, which its children may keep open.
+            lives = worker.process.is_alive()
+            if not (self._hear(worker) if worker.pipe.poll() else lives):
                 worker.pipe.close()
                 worker.process.join()
                 self.workers.remove(worker)
@@ -309,6 +319,8 @@ class Crew:
             self.watcher.trial_ended(worker.number, worker.title, state, told, {})
         for message in reclaim(self.search, self.tracker, thorough=True):
             self.watcher.told(message)
+        if worker.key is None and self.limits.ended:
+            self.fault = self.fault or f"workers died before they could begin a trial ({reason}); see {log}"
         if not self.limits.reached() and not self.fault:
             self.workers.append(self._start(worker.number))
 
@@ -331,19 +343,25 @@ class Crew:
 
     def _stop_all(self) -> None:
         """End the workers at once: tell them a second time, and kill those that do not hear."""
-        processes = [worker.process for worker in self.workers if worker.process.is_alive()]
-        until = time.monotonic() + LOST
+        processes = [worker.process for worker in self.workers]
         try:
             for process in processes:
                 process.terminate()
+            _join(processes, LEAVING)
             for process in processes:
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid or 0, signal.SIGINT)
-            for process in processes:
-                process.join(max(0.0, until - time.monotonic()))
+                if process.is_alive() and process.pid is not None:
+                    os.kill(process.pid, signal.SIGINT)
+            _join(processes, LOST)
         finally:
             for process in processes:
                 process.kill()
+
+
+def _join(processes: Sequence[BaseProcess], seconds: float) -> None:
+    """Wait for all of them, no longer than so many seconds together."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
 
 
 @contextmanager

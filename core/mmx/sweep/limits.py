@@ -20,7 +20,7 @@ DEATHS = 2
 class Stopping:
     """Turns Ctrl-C (and SIGTERM, which schedulers send) into a wish that is looked at after each epoch.
 
-    A second Ctrl-C stops at once.
+    A second Ctrl-C stops at once, and lets stores know; a third one does not even wait for these.
     """
 
     def __init__(self) -> None:
@@ -42,6 +42,8 @@ class Stopping:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.asked and number == signal.SIGINT:
+            # Raised again, it could break off a write to a store half-way, with the store locked.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.asked = True
 
