@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 # One thread a process: the models here are small, and threads that wait for each other waste the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format docs clean setup
+.PHONY: demo test test-long lint format docs clean setup
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/:/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/:/'
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "mmx needs Python 3.11 to 3.13, not %d.%d; make PYTHON=python3.12 ..." % v[:2])'
@@ -28,6 +28,9 @@ demo: setup  ## Run the quick-start sweep offline and say where to look.
 
 test: setup  ## Run all tests.
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --quiet
+
+test-long: setup  ## Run all tests, those of crashes and clusters that take long included.
+	MMX_LONG_TESTS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
 lint: setup  ## Check style, types and the floors of the house.
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,8 +34,14 @@ Changes = Mapping[str, Any]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, or one process would end long after the others."""
+    """Begin with what takes longest, or one process would end long after the others.
+
+    Tests that are marked long run where MMX_LONG_TESTS is set (`make test-long`).
+    """
     items.sort(key=lambda item: "real" not in item.path.parts)
+    for item in items:
+        if item.get_closest_marker("long") and not os.environ.get("MMX_LONG_TESTS"):
+            item.add_marker(pytest.mark.skip(reason="takes long: make test-long"))
 
 
 @pytest.fixture(scope="session")

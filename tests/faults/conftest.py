@@ -36,8 +36,8 @@ def place_at(zygote: Zygote, blank_stores: Path, toy: Callable[..., dict[str, An
 
 @pytest.fixture
 def place(place_at: Make, tmp_path: Path) -> Make:
-    """Put a small sweep, with changes by dotted path, into this test's folder."""
-    return lambda changes=None: place_at(tmp_path, changes)
+    """Put a small sweep, with changes by dotted path, into this test's folder, or one in it."""
+    return lambda changes=None, name="": place_at(tmp_path / name, changes)
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +48,10 @@ def undisturbed(place_at: Make, tmp_path_factory: pytest.TempPathFactory) -> Mak
     def run(changes: Mapping[str, Any] | None = None) -> Place:
         key = json.dumps(changes, sort_keys=True)
         if key not in known:
-            known[key] = place_at(tmp_path_factory.mktemp("undisturbed"), changes)
-            known[key].go()
-            assert known[key].run(["trace"]) == 0, known[key].said()
+            found = place_at(tmp_path_factory.mktemp("undisturbed"), changes)
+            found.go()
+            assert found.run(["trace"]) == 0, found.said()
+            known[key] = found
         return known[key]
 
     return run

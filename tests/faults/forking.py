@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
 
 EPOCHS = "epochs.txt"
@@ -134,6 +134,19 @@ def count_epochs() -> None:
     Course.train = train  # type: ignore[method-assign]
 
 
+def tell_requests() -> None:
+    """Have a file appear for each process that has noted that it is to stop."""
+    from mmx.sweep.limits import Stopping
+
+    plain = Stopping._note
+
+    def noting(self: Any, number: int, frame: Any) -> None:
+        plain(self, number, frame)
+        Path(f"asked-{os.getpid()}").touch()
+
+    Stopping._note = noting  # type: ignore[method-assign]
+
+
 # ------------------------------------------------------------------------------------------------- faults
 
 
@@ -184,13 +197,10 @@ def _die(label: str) -> None:
 
 def other_host(name: str) -> None:
     """Let the process take itself for one on another machine."""
-    import socket
-
     from mmx import worker
 
     worker._name.cache_clear()
-    worker.socket = type("socket", (), {"gethostname": staticmethod(lambda: name)})  # type: ignore[assignment]
-    assert socket.gethostname() != name
+    worker.socket = SimpleNamespace(gethostname=lambda: name)
 
 
 def still_heart() -> None:
@@ -225,8 +235,16 @@ def fall_on_death() -> None:
     launch.reclaim = fall
 
 
+def long_ago() -> None:
+    """Let a call have begun an hour before, once a file `late` is there."""
+    from mmx.sweep import limits
+
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * Path("late").exists())
+    limits.time = later
+
+
 def in_workers(*faults: list[Any]) -> None:
-    """Give the workers of the process these faults, the first of them only where it says `first`."""
+    """Give the workers of the process these faults."""
     worker_faults.extend(faults)
 
 
@@ -287,6 +305,7 @@ FAULTS = {
         other_host,
         still_heart,
         full_disk,
+        long_ago,
         in_workers,
         cheap_workers,
     )
@@ -328,6 +347,7 @@ def prepare() -> None:
         code._hash(*code._source(package))
     watch_everything()
     count_epochs()
+    tell_requests()
     gc.collect()
     gc.freeze()  # or each child's first collection would copy all pages
     assert threading.active_count() == 1, "no process with threads can be forked"

@@ -95,3 +95,19 @@ def test_search_that_is_killed_between_any_two_writes_suggests_the_same(
     walk(found, labels)
     assert found.run() == 0, found.said()
     check(found, expected)
+
+
+def test_trial_that_fails_while_its_process_is_killed_is_told_as_failed_in_the_end(
+    place: Make, undisturbed: Make
+) -> None:
+    changes = {"search": {"axes": {"strategy.name": ["failing", "skip"]}}}
+    whole, found = place(changes, "whole"), place(changes)
+    assert whole.run(["trace"]) == 1
+    labels = gaps(whole, known=set(gaps(undisturbed(GRID))))
+    assert len(labels) > 2
+    walk(found, labels)
+    assert found.run() == 1
+    found.check_nothing_runs()
+    last = {run.params["strategy"]: run for run in found.runs()}
+    assert last["failing"].status == "FAILED" and "in no mood" in last["failing"].reason
+    assert last["skip"].status == "FINISHED"

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import forking
 import pytest
@@ -29,9 +28,9 @@ def test_sweep_that_is_asked_to_stop_ends_after_the_epoch_and_goes_on_from_there
 ) -> None:
     found = place(WAITING)
     process = found.start(["cheap_workers"], command=command)
-    found.held(1 + (command is WORKERS))
+    workers = found.held(1 + (command is WORKERS))
     os.kill(process, number)
-    time.sleep(0.5)  # for the parent to pass it on
+    found.asked(*workers)
     found.go()
     assert found.wait(process) == 130, found.said()
     assert "stopped; what was finished is kept, the next `mmx run` carries on" in found.said()
@@ -44,11 +43,13 @@ def test_sweep_that_is_asked_to_stop_ends_after_the_epoch_and_goes_on_from_there
     assert len(found.lines(forking.EPOCHS)) == len(whole.lines(forking.EPOCHS))
 
 
+@pytest.mark.long
 def test_terminal_that_tells_workers_too_is_heard_once(place: Make, whole: Place) -> None:
     found = place(WAITING)
     process = found.start(["cheap_workers"], command=WORKERS)
-    found.held(2)
+    workers = found.held(2)
     os.killpg(process, signal.SIGINT)
+    found.asked(*workers)
     found.go()
     assert found.wait(process) == 130, found.said()
     found.check_nothing_runs()
@@ -57,28 +58,30 @@ def test_terminal_that_tells_workers_too_is_heard_once(place: Make, whole: Place
     found.check_like(whole)
 
 
+@pytest.mark.long
 def test_terminal_that_tells_workers_that_still_start_is_heard_once(place: Make) -> None:
     found = place(WAITING)
     process = found.start(["cheap_workers", 0.5], command=WORKERS)
     found.wait_until(lambda: len(found.lines(forking.STARTS)) == 2)
     os.killpg(process, signal.SIGINT)
-    assert found.wait(process, 10.0) == 130, found.said()
+    assert found.wait(process, 20.0) == 130, found.said()
     logs = [path.read_text(encoding="utf-8") for path in found.folder.glob(".mmx/toy/logs/*.log")]
     assert "Traceback" not in "".join([found.said(), *logs])
     assert found.runs() == []
 
 
 @pytest.mark.parametrize("command", BOTH)
+@pytest.mark.long
 def test_second_request_to_stop_is_obeyed_at_once(
     place: Make, whole: Place, command: tuple[str, ...]
 ) -> None:
     found = place(WAITING)
     process = found.start(["cheap_workers"], command=command)
-    found.held(1 + (command is WORKERS))
+    workers = found.held(1 + (command is WORKERS))
     os.killpg(process, signal.SIGINT)
-    time.sleep(0.5)
+    found.asked(process, *workers)
     os.killpg(process, signal.SIGINT)
-    assert found.wait(process, 5.0) == 130, found.said()
+    assert found.wait(process, 20.0) == 130, found.said()
     found.check_nothing_runs()
     found.go()
     assert found.run() == 0
@@ -94,23 +97,26 @@ def states(found: Place) -> list[str]:
     return sorted(run.status for run in found.runs())
 
 
+@pytest.mark.long
 def test_max_trials_holds_for_all_workers_together(place: Make) -> None:
     found = place({"search": {"seeds": [0, 1, 2, 3]}})
     assert found.run(["cheap_workers"], command=(*WORKERS, "--max-trials", "3")) == 0
     assert states(found) == ["FINISHED"] * 3
 
 
+@pytest.mark.long
 def test_timeout_lets_workers_begin_nothing_new(place: Make, whole: Place) -> None:
     found = place({"strategy": "waiting", "search": {"seeds": [0, 1, 2, 3]}})
-    process = found.start(["cheap_workers"], command=(*WORKERS, "--timeout", "1s"))
+    process = found.start(["cheap_workers"], ["long_ago"], command=(*WORKERS, "--timeout", "30m"))
     found.held(2)
-    time.sleep(1.0)
+    (found.folder / "late").touch()
     found.go()
     assert found.wait(process) == 0, found.said()
     assert states(found) == ["FINISHED"] * 2
 
 
 @pytest.mark.parametrize("limit", [("--fail-after", "2"), ("run.max_consecutive_failures=2",)])
+@pytest.mark.long
 def test_failures_of_all_workers_are_counted_together(place: Make, limit: tuple[str, ...]) -> None:
     found = place(FAILING)
     assert found.run(["cheap_workers"], command=(*WORKERS, *limit)) == 1

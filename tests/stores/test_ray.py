@@ -281,6 +281,7 @@ def test_claim_of_a_lost_try_of_the_same_task_is_ended_at_once(
 # On a cluster.
 
 
+@pytest.mark.long
 def test_cluster_of_its_own_comes_and_goes_without_a_trace(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +315,7 @@ def test_point_that_fails_fails_alone(nodes: Nodes, sweep: Sweep) -> None:
     assert {r.seed: (r.state, r.attempt) for r in sweep.records} == {0: ("done", 1), 1: ("failed", 2)}
 
 
+@pytest.mark.long
 def test_failure_ends_the_call_where_it_is_told_to(nodes: Nodes, sweep: Sweep) -> None:
     (sweep.folder / "fail-0").touch()
     assert sweep.run({"run.on_error": "stop", "run.workers": 1}) == 1
@@ -331,6 +333,7 @@ def test_tuned_cell_gets_its_budget_and_added_seeds(nodes: Nodes, sweep: Sweep) 
     assert sweep.statuses() == ["FINISHED"] * 4
 
 
+@pytest.mark.long
 def test_what_another_worker_holds_is_run_only_when_it_gives_up(
     nodes: Nodes,
     sweep: Sweep,
@@ -355,6 +358,7 @@ def test_what_another_worker_holds_is_run_only_when_it_gives_up(
     assert sweep.statuses() == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_tasks_after_their_epoch_and_the_next_run_carries_on(
     nodes: Nodes, sweep: Sweep, meanwhile: Callable[[Callable[[], None]], None]
 ) -> None:
@@ -384,6 +388,7 @@ def test_secrets_of_stores_are_in_none_of_rays_logs(
     assert logs and [p.name for p in logs if SECRET.encode() in p.read_bytes()] == []
 
 
+@pytest.mark.long
 def test_trial_that_kills_its_workers_fails_and_the_others_go_on(nodes: Nodes, sweep: Sweep) -> None:
     (sweep.folder / "die-0").touch()
     assert sweep.run() == 1
