@@ -34,6 +34,7 @@ def trained_under_half_missing(shared_data: Path) -> dict[str, list[float]]:
     return dict(zip(names, found, strict=True))
 
 
+@pytest.mark.long
 def test_mask_token_beats_zero_fill_by_mean_robust_accuracy(
     trained_under_half_missing: dict[str, list[float]],
 ) -> None:
@@ -42,6 +43,7 @@ def test_mask_token_beats_zero_fill_by_mean_robust_accuracy(
     assert mean(mask) > mean(zero), (mask, zero)
 
 
+@pytest.mark.long
 def test_every_seed_is_far_above_chance(trained_under_half_missing: dict[str, list[float]]) -> None:
     assert all(min(scores) > 6 * CHANCE for scores in trained_under_half_missing.values())
 
