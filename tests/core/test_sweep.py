@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mmx.cli.open import open_plan
 from mmx.contracts import TrialRecord
 from mmx.errors import InputError, MmxError
-from mmx.sweep import Limits, Result, open_tracker, plan_facts, run_sweep
+from mmx.sweep import Limits, Result, open_search, open_tracker, plan_facts, run_sweep
 
 PLUGIN = """
 from pathlib import Path
@@ -74,7 +74,11 @@ class Sweep:
         self.result: Result | None = None
 
     def run(
-        self, changes: dict[str, Any] | None = None, fresh: bool = False, max_trials: int | None = None
+        self,
+        changes: dict[str, Any] | None = None,
+        fresh: bool = False,
+        max_trials: int | None = None,
+        limits: Limits | None = None,
     ) -> list[str]:
         """Run, and give the states of what was run anew."""
         path = self.folder / "sweep.yaml"
@@ -82,7 +86,7 @@ class Sweep:
         self.plan = open_plan(path)
         self.tracker = open_tracker(self.plan.registry, self.address)
         recorder = self.recorder = Recorder()
-        limits = Limits(max_trials)
+        limits = limits or Limits(max_trials)
         self.result = run_sweep(self.plan, self.tracker, "cpu", recorder, limits, fresh)
         self.titles = [title for title, _ in recorder.ended]
         return [state for _, state in recorder.ended]
@@ -163,6 +167,22 @@ def test_failed_seed_alone_is_tried_again(sweep: Sweep) -> None:
 def test_retry_failed_tries_again_within_one_call(sweep: Sweep) -> None:
     assert sweep.run({**MOODY, "run": {"retry_failed": 2}}) == ["failed"] * 3
     assert [(r.state, r.attempt) for r in sweep.records] == [("failed", 3)]
+
+
+def test_trial_that_killed_its_workers_is_given_up_for_all_workers_of_the_call_and_no_longer(
+    sweep: Sweep,
+) -> None:
+    class Deadly(Limits):
+        def may_begin(self, key: tuple[str, int]) -> str:  # type: ignore[override]
+            self.begun += 1
+            return "skip" if self.begun == 1 else "go"
+
+    changes = axes(strategy__name=["zero_fill", "skip"])
+    assert sweep.run(changes, limits=Deadly()) == ["done"]
+    trials = open_search(sweep.plan).study("toy").get_trials()
+    assert [t.user_attrs.get("mmx.end") for t in trials] == ["given up", None]
+    assert sweep.run(changes) == ["done"]
+    assert sweep.counts == {"done": 2}
 
 
 def test_failure_does_not_end_the_sweep(sweep: Sweep) -> None:

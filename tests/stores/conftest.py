@@ -25,6 +25,7 @@ import sqlalchemy
 
 from mmx.builtin.trackers.mlflow import Mlflow
 from mmx.contracts import TrialRecord
+from mmx.sweep import spool as spool_module
 
 PASSWORD = "Pa/ss:w@rd%42 &?"  # noqa: S105 of a database that lives for one test run
 HEADERS = ("authorization", "content-type", "accept")
@@ -49,6 +50,12 @@ def wait_until(answers: Callable[[], Any], seconds: float, what: str) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a spool with `every=0` try again at once, however long the last try took on this machine."""
+    monkeypatch.setattr(spool_module, "SHARE", 0.0)
 
 
 # -------------------------------------------------------------------------------------------- PostgreSQL

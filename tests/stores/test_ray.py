@@ -30,7 +30,7 @@ ray = pytest.importorskip("ray", reason="no Ray here: pip install 'mmx[ray]'")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from mmx.sweep import cluster as ray_module  # noqa: E402
+from mmx.sweep.cluster import connection, driver, job  # noqa: E402
 
 Changes = dict[str, Any]
 Nodes = list[Any]
@@ -208,12 +208,12 @@ def test_resources_that_no_cluster_can_give_are_refused(
 def test_trial_has_a_processor_and_on_such_a_device_a_gpu_unless_the_file_says_otherwise(
     asked: dict[str, float], device: str, given: tuple[float, float]
 ) -> None:
-    options = ray_module.needs(RunSpec(resources=asked), [device])
+    options = job.needs(RunSpec(resources=asked), [device])
     assert (options["num_cpus"], options["num_gpus"]) == given
 
 
 def test_resources_of_a_clusters_own_are_passed_on() -> None:
-    options = ray_module.needs(RunSpec(resources={"large_disk": 1.0, "memory": 4e9}), ["cpu"])
+    options = job.needs(RunSpec(resources={"large_disk": 1.0, "memory": 4e9}), ["cpu"])
     assert (options["resources"], options["memory"]) == ({"large_disk": 1}, 4_000_000_000)
 
 
@@ -222,7 +222,7 @@ def test_places_that_a_task_is_told_hang_on_no_folder(sweep: Sweep, monkeypatch:
     sweep.write()
     plan = open_plan(Path("sweep.yaml"))
     call = Call(plan, Mock(spec=Tracker), open_search(plan), Mock(spec=Watcher), Limits(), Known())
-    told = ray_module.job_of(call, "call", ray_module.needs(plan.sweep.run, ["cpu"])).sweep
+    told = job.job_of(call, "call", job.needs(plan.sweep.run, ["cpu"])).sweep
     assert told.store.tracking == f"sqlite:///{sweep.folder}/mlflow.db"
     assert told.store.study == f"sqlite:///{sweep.folder}/optuna.db"
     assert (told.run.folder, told.source) == (f"{sweep.folder}/.mmx", f"{sweep.folder}/sweep.yaml")
@@ -232,7 +232,7 @@ def test_places_that_a_task_is_told_hang_on_no_folder(sweep: Sweep, monkeypatch:
     "address", ["http://host:5000", "postgresql://host/name", "journal:////disk/optuna.log"]
 )
 def test_address_that_holds_everywhere_stays_as_it_is(address: str) -> None:
-    assert ray_module.absolute(address) == address
+    assert job.absolute(address) == address
 
 
 def test_sqlite_is_refused_on_several_machines(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +240,9 @@ def test_sqlite_is_refused_on_several_machines(sweep: Sweep, monkeypatch: pytest
     hosts = [{"Alive": True, "NodeManagerAddress": f"192.0.2.{i}"} for i in (1, 2)]
     monkeypatch.setattr(ray, "nodes", lambda: hosts)
     with pytest.raises(InputError, match=r"has 2: store\.tracking 'sqlite:.*; store\.study 'sqlite:"):
-        ray_module.check_stores(plan.sweep)
+        connection.check_stores(plan.sweep)
     monkeypatch.setattr(ray, "nodes", lambda: hosts[:1])
-    ray_module.check_stores(plan.sweep)
+    connection.check_stores(plan.sweep)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_what_another_worker_holds_is_run_only_when_it_gives_up(
     meanwhile: Callable[[Callable[[], None]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ray_module, "AGAIN", 0.3)
+    monkeypatch.setattr(driver, "AGAIN", 0.3)
     assert sweep.run(max_trials=0) == 0
     plan = open_plan(sweep.path)
     with monkeypatch.context() as there:

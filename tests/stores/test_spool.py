@@ -15,7 +15,7 @@ import pytest
 from mmx.builtin.trackers.mlflow import Mlflow
 from mmx.cli import sync as sync_module
 from mmx.contracts import Tracker, TrialLog, TrialRecord
-from mmx.errors import MmxError, StoreError
+from mmx.errors import MmxError, Stopped, StoreError
 from mmx.sweep import journal as journal_module
 from mmx.sweep import spool as spool_module
 from mmx.sweep.journal import waiting
@@ -244,11 +244,44 @@ def test_store_that_is_gone_is_not_asked_again_before_it_is_time(
     assert shelf.asked == asked and len(kept(spool)) == 2
 
 
+def test_user_is_told_once_when_the_store_goes_and_once_when_it_is_back(
+    spool: Spooling, shelf: Shelf, record: Record
+) -> None:
+    told: list[str] = []
+    spool.told = told.append
+    log = spool.open_trial("t", record())
+    assert told == []
+    shelf.down = True
+    for epoch in range(3):
+        log.metrics({"loss": 1.0}, epoch)
+    assert told == [f"the shelf is gone; results are kept in '{spool.folder}' and sent once it is back"]
+    shelf.down = False
+    log.metrics({"loss": 1.0}, 3)
+    log.end("done", "", {})
+    assert told[1:] == ["the result store answers again; what was kept is sent"]
+
+
+def test_wish_to_stop_while_the_user_is_told_loses_nothing(
+    spool: Spooling, shelf: Shelf, record: Record
+) -> None:
+    def stop(message: str) -> None:
+        raise Stopped(message)
+
+    spool.told = stop
+    log = spool.open_trial("t", record())
+    shelf.down = True
+    log.metrics({"loss": 1.0}, 0)
+    shelf.down = False
+    spool.send()
+    assert [c["values"] for c in shelf.calls if c["do"] == "metrics"] == [{"loss": 1.0}]
+
+
 def test_slow_tries_are_made_less_often(
     spool: Spooling, shelf: Shelf, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(spool_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(spool_module, "SHARE", 4.0)
     log = spool.open_trial("t", record())
 
     def slow() -> None:
@@ -651,7 +684,8 @@ def test_sync_of_a_sweep_sends_that_sweep_alone(
     mmx_sync: Callable[..., int],
     toy: Callable[..., dict[str, Any]],
 ) -> None:
+    shutil.copytree(".mmx/toy", ".mmx/toy@1234abcd")  # as of a sweep whose settings were changed
     for name, left in (("other", 1), ("toy", 0)):
         Path("sweep.yaml").write_text(json.dumps(toy({"name": name})), encoding="utf-8")
         assert mmx_sync(sweep=Path("sweep.yaml")) == 0
-        assert waiting(Path(".mmx/toy/spool")) == left
+        assert waiting(Path(".mmx/toy/spool")) == waiting(Path(".mmx/toy@1234abcd/spool")) == left

@@ -38,13 +38,13 @@ def _send(path: Path | None, store: str | None, folder: Path | None) -> "Sent":
     from mmx.errors import StoreError
     from mmx.registry import Registry
     from mmx.sweep.journal import waiting
-    from mmx.sweep.places import open_tracker, spool_folder, tracking_address
+    from mmx.sweep.places import open_tracker, spool_folders, tracking_address
     from mmx.sweep.spool import Sent, Spooling
 
     sweep, registry = open_sweep(path) if path else (None, Registry.load())
     if sweep and folder:
         sweep = replace(sweep, run=replace(sweep.run, folder=str(folder)))
-    spools = [spool_folder(sweep)] if sweep else sorted((folder or Path(".mmx")).glob("*/spool"))
+    spools = spool_folders(sweep) if sweep else sorted((folder or Path(".mmx")).glob("*/spool"))
     spools = [spool for spool in spools if waiting(spool)]
     if not spools:
         return Sent()

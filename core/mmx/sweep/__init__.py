@@ -104,6 +104,7 @@ def _prepare(plan: Plan, tracker: Spooling, search: Search, watcher: Watcher, li
     What an earlier call could not send is sent, and what dead workers left running is ended.
     """
     plan.bench.folder = sweep_folder(plan.sweep)
+    tracker.told = watcher.told
     sent = tracker.send()
     if sent.sent:
         watcher.told(f"{sent.sent} trial(s) that were kept on disk are now in the result store")

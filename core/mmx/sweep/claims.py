@@ -39,6 +39,8 @@ TAGS = "mmx.tags"
 REASON = "mmx.reason"
 FAILED = "failed"
 """The end of a claim whose trial failed by its own fault; others were stopped or withdrawn."""
+GIVEN_UP = "given up"
+"""The end of a claim on a trial that nobody is to try again in this call: workers died of it."""
 HOLDING = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 

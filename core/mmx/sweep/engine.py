@@ -13,7 +13,7 @@ from mmx.config import TrialSpec, apply
 from mmx.contracts import Tracker, TrialRecord
 from mmx.errors import ConfigError, Stopped
 from mmx.sweep.attempt import Attempt, Ended, Runner, Watcher, worker_record
-from mmx.sweep.claims import END, FAILED, FINISHED, POINT, REASON, Claim, Claims
+from mmx.sweep.claims import END, FAILED, FINISHED, GIVEN_UP, POINT, REASON, Claim, Claims
 from mmx.sweep.limits import Answer, Key, Stopping
 from mmx.sweep.parameters import flat_parameters
 from mmx.sweep.plan import Cell, Plan
@@ -26,7 +26,9 @@ from mmx.train import Figures
 from mmx.trial import Helpers, monitor_of
 
 POLL = 0.5
-"""Seconds between looks at what other workers hold."""
+"""Seconds between looks at what other workers hold, at least."""
+SHARE = 10.0
+"""A look that took long is followed by a wait this many times as long: others need the stores."""
 Item = tuple[Cell, int | None]
 """A cell and a seed; no seed where a cell is tuned."""
 
@@ -91,9 +93,10 @@ class Engine:
         self.claims: Claims = self.search.claims()
         self.done = dict(self.known.done)
         self.pruned = set(self.known.pruned)
-        self.given_up: set[Key] = set()
         self.late: set[str] | None = None
         """Claims that have a result, as was seen after this call began."""
+        self.pause = POLL
+        """Seconds until the next look at what others do."""
         self.keys = logged_keys(self.plan)
         self.runner = Runner(
             self.plan, self.tracker, self.device, self.watcher, self.stopping, self.number, self.helpers
@@ -118,11 +121,16 @@ class Engine:
                 self.helpers.close()
 
     def _wait(self) -> None:
-        time.sleep(POLL)
+        """Give others time, then end what those of them held that are gone."""
+        until = time.monotonic() + self.pause
+        while not self.stopping.asked and time.monotonic() < until:
+            time.sleep(POLL)
         if self.stopping.asked:
             raise Stopped
+        began = time.monotonic()
         for message in reclaim(self.search, self.tracker):
             self.watcher.told(message)
+        self.pause = SHARE * (time.monotonic() - began)
 
     def do(self, item: Item) -> bool:
         """Run an item unless it is settled; False where another worker holds it."""
@@ -203,7 +211,7 @@ class Engine:
             if answer == "stop":
                 raise Halt
             if answer == "skip":
-                self.given_up.add(key)
+                self.claims.make(name, {POINT: spec.point}).release(GIVEN_UP)
                 continue
             facts = {POINT: spec.point, "mmx.seed": spec.seed, "mmx.cell": cell.id}
             claim = self.claims.take(name, {**facts, **{k: str(v) for k, v in cell.raw.assigned.items()}})
@@ -221,16 +229,15 @@ class Engine:
         """Tell how a (point, seed) ended, before this call or in it, whoever ran it."""
         if key in self.done:
             return Ended("pruned" if key in self.pruned else "done", self.done[key])
-        if key in self.given_up:
-            return Ended(FAILED, [])
         self.claims.refresh()
         claims = self.claims.of(claim_key(key))
         for trial in (t for t in claims if t.state in FINISHED):
             if trial in self.claims.call or self._was_ending(trial):
                 return self._note(key, self._result(trial))
         own = [t for t in claims if t in self.claims.call]
-        failed = [t for t in own if t.user_attrs.get(END) == FAILED]
-        return Ended(FAILED, []) if len(failed) > self.plan.sweep.run.retry_failed else None
+        ends = [t.user_attrs.get(END) for t in own]
+        hopeless = GIVEN_UP in ends or ends.count(FAILED) > self.plan.sweep.run.retry_failed
+        return Ended(FAILED, []) if hopeless else None
 
     def _was_ending(self, trial: FrozenTrial) -> bool:
         """Tell whether a claim that was finished when this call began has a result all the same.

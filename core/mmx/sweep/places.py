@@ -53,6 +53,12 @@ def spool_folder(sweep: SweepSpec) -> Path:
     return sweep_folder(sweep) / "spool"
 
 
+def spool_folders(sweep: SweepSpec) -> list[Path]:
+    """Give the folders of results that could not be sent, of the sweep and of its forks."""
+    own = sweep_folder(sweep)
+    return [own / "spool", *sorted(own.parent.glob(f"{own.name}@*/spool"))]
+
+
 def log_folder(sweep: SweepSpec) -> Path:
     """Give the folder of workers' logs."""
     return sweep_folder(sweep) / "logs"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mmx.contracts import Tracker, TrialLog, TrialRecord
-from mmx.errors import MmxError, StoreError
+from mmx.errors import MmxError, Stopped, StoreError
 from mmx.sweep.journal import BusyError, Entry, Journal
 from mmx.worker import is_gone, this_worker
 
@@ -58,6 +58,9 @@ class Spooling(Tracker):
         self._sweep = self._entered = ""
         self._outage = ""
         self._due = 0.0
+        self.told: Callable[[str], None] = _nobody
+        """Who is told when the store goes and when it is back."""
+        self._told = False
         self._own: dict[str, SpooledLog] = {}
 
     def open_sweep(self, name: str, tags: Mapping[str, str]) -> str:
@@ -141,6 +144,7 @@ class Spooling(Tracker):
                     told = f"{error} (remove '{journal.folder}' to give it up)"
                     reasons[str(error) if isinstance(error, BusyError) else told] = 1
             self._wait(began)
+            self._tell()
             return Sent(sent, len(journals) - sent, "; ".join(reasons))
 
     def answers(self) -> bool:
@@ -153,6 +157,7 @@ class Spooling(Tracker):
         """Note that the store is gone, which a call found that began then."""
         self._outage = str(error)
         self._wait(began)
+        self._tell()
 
     def apply(self, log: TrialLog, entry: Entry, file: Path | None = None) -> None:
         """Do what an entry says, at the time that it says."""
@@ -252,6 +257,17 @@ class Spooling(Tracker):
             self.lost(error, began)
         return bool(self._outage)
 
+    def _tell(self) -> None:
+        """Tell once that the store is gone, and once that it is back."""
+        if bool(self._outage) == self._told:
+            return
+        self._told = bool(self._outage)
+        message = "the result store answers again; what was kept is sent"
+        if self._told:
+            message = f"{self._outage}; results are kept in '{self.folder}' and sent once it is back"
+        with contextlib.suppress(Stopped):  # a wish to stop is heard after the epoch
+            self.told(message)
+
     def _wait(self, began: float) -> None:
         now = time.monotonic()
         self._due = now + max(self.every, SHARE * (now - began))
@@ -305,6 +321,10 @@ class SpooledLog(TrialLog):
                 except StoreError as error:
                     spool.lost(error, began)
             spool.keep(self, entry, file)
+
+
+def _nobody(message: str) -> None:
+    del message
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
