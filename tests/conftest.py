@@ -5,14 +5,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmx.config import read_sweep, set_path
+from mmx.contracts import Tracker
 from mmx.registry import Registry
-from mmx.sweep import Plan, plan_sweep
+from mmx.sweep import Limits, Plan, open_tracker, plan_sweep, run_sweep
 
 TOY: dict[str, Any] = {
     "schema": 1,
@@ -97,3 +99,40 @@ def stores(blank_stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     return tmp_path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A toy sweep that has been run: three strategies, two seeds. Nobody changes its store."""
+
+    folder: Path
+    address: str
+    plan: Plan
+
+    @property
+    def tracker(self) -> Tracker:
+        """Its result store, opened anew."""
+        return open_tracker(self.plan.registry, self.address)
+
+
+class _Silent:
+    """Is told how a sweep goes, and says nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *told: None
+
+
+@pytest.fixture(scope="session")
+def finished(
+    blank_stores: Path, tmp_path_factory: pytest.TempPathFactory, plan_toy: Callable[..., Plan]
+) -> Finished:
+    """Run a toy sweep once for all tests that only look at results."""
+    folder = tmp_path_factory.mktemp("finished")
+    for name in ("mlflow.db", "optuna.db"):
+        shutil.copy(blank_stores / name, folder / name)
+    address = f"sqlite:///{folder}/mlflow.db"
+    search = {"axes": {"strategy.name": ["zero_fill", "mask_token", "skip"]}, "seeds": [0, 1]}
+    store = {"tracking": address, "study": f"sqlite:///{folder}/optuna.db"}
+    plan = plan_toy({"search": search, "store": store, "run": {"folder": str(folder / ".mmx")}})
+    run_sweep(plan, open_tracker(plan.registry, address), "cpu", _Silent(), Limits())  # type: ignore[arg-type]
+    return Finished(folder, address, plan)

@@ -217,7 +217,7 @@ def form(key: str) -> str:
 
 
 def test_every_metric_is_documented(plan_toy: Callable[..., Any]) -> None:
-    from mmx.sweep.summary import Standing, parent_curves
+    from mmx.report.standings import Standing, parent_curves
     from mmx.trial import run_trial
 
     plan = plan_toy({"strategy": "mask_token"})

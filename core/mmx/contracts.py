@@ -331,6 +331,10 @@ class TrialRecord:
     """The process that runs or ran it (`mmx.worker`)."""
     claim: str = ""
     """Its place in the search store, where workers agree who runs what."""
+    title: str = ""
+    """Its name for people."""
+    masks: str = ""
+    """Digest of the masks that it was evaluated with; set when it is done."""
 
 
 class TrialLog(ABC):
@@ -345,6 +349,9 @@ class TrialLog(ABC):
     @abstractmethod
     def artifact(self, path: Path) -> None:
         """Keep a file."""
+
+    def data(self, name: str, split: str, digest: str, facts: Mapping[str, Any]) -> None:  # noqa: B027 optional
+        """Note which data were used: the dataset, the split, a hash of what it holds, and plain facts."""
 
     @abstractmethod
     def end(self, state: str, reason: str, tags: Mapping[str, str]) -> None:
@@ -375,6 +382,17 @@ class Tracker(ABC):
     @abstractmethod
     def history(self, run_id: str, metric: str) -> dict[int, float]:
         """Give a metric by step."""
+
+    @abstractmethod
+    def find(self, run: str) -> tuple[str, TrialRecord]:
+        """Find a trial by its id, the beginning of it, or its title; give its sweep and what is known of it.
+
+        InputError where there is none, or several: then it lists them.
+        """
+
+    @abstractmethod
+    def fetch(self, run_id: str, name: str, folder: Path) -> Path:
+        """Bring a file of a trial, or of a sweep's parent run, into a folder (InputError: it has none)."""
 
     @abstractmethod
     def open_trial(self, title: str, record: TrialRecord) -> TrialLog:

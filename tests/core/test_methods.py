@@ -185,7 +185,7 @@ def test_phases_are_logged_in_a_line_each(finished: Any) -> None:
 
 
 def test_the_best_of_each_method_is_kept_as_a_curve(finished: Any) -> None:
-    from mmx.sweep.summary import best_by_strategy
+    from mmx.report.standings import best_by_strategy
 
     assert set(best_by_strategy(finished[0].standings)) == {"late", "staged"}
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from mmx.config import read_sweep
 from mmx.contracts import Tracker, TrialRecord
 from mmx.errors import InputError
-from mmx.sweep.page import MARKERS, looks, write_page
-from mmx.sweep.pareto import draw_front, front, write_front
-from mmx.sweep.summary import Standing
+from mmx.report.page import MARKERS, looks, write_page
+from mmx.report.pareto import draw_front, front, write_front
+from mmx.report.standings import Standing
 from mmx.worker import this_worker
 
 SCORE, COST = "summary/worst", "cost/trainable_params"

@@ -277,7 +277,7 @@ def test_loader_processes_of_a_phase_are_no_part_of_the_point(plan_toy: PlanToy)
 
 
 def test_an_axis_inside_a_phase_has_a_column(plan_toy: PlanToy) -> None:
-    from mmx.sweep.summary import axes_of
+    from mmx.report.standings import axes_of
 
     axes = {"training.phases.1.adapter.rank": [1, 3]}
     plan = plan_toy({**LATE, "training.phases": [UNI[0], {"adapter": "lora"}], "search": {"axes": axes}})

@@ -15,7 +15,7 @@ import pytest
 from mmx.builtin.trackers.mlflow import Mlflow
 from mmx.cli import sync as sync_module
 from mmx.contracts import Tracker, TrialLog, TrialRecord
-from mmx.errors import MmxError, Stopped, StoreError
+from mmx.errors import InputError, MmxError, Stopped, StoreError
 from mmx.sweep import journal as journal_module
 from mmx.sweep import spool as spool_module
 from mmx.sweep.journal import waiting
@@ -99,6 +99,14 @@ class Shelf(Tracker):
         run = record.run_id or f"run-{len(self.runs()) + 1}"
         self.write(do="open", run=run, title=title, record=spool_module.asdict(record))
         return ShelfLog(self, run)
+
+    def find(self, run: str) -> tuple[str, TrialRecord]:
+        """Find nothing: no test looks here."""
+        raise InputError(run)
+
+    def fetch(self, run_id: str, name: str, folder: Path) -> Path:
+        """Bring nothing: no test looks here."""
+        raise InputError(name)
 
     def running(self, name: str) -> list[TrialRecord]:
         """List what was opened and not ended."""

@@ -143,7 +143,7 @@ def _adapter(spec: dict[str, Any]) -> str:
 
 def show_result(planned: "Plan", result: "Result", console: Any, address: str, as_json: bool) -> None:
     """Print the leaderboard and where to look."""
-    from mmx.sweep.summary import axes_of
+    from mmx.report.standings import axes_of
 
     figures = [next(iter(result.objective)), "summary/clean", "summary/worst"]
     figures += ["cost/trainable_params", "cost/train_seconds"]

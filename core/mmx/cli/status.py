@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from mmx.contracts import TrialRecord
-    from mmx.sweep.summary import Standing
+    from mmx.report.standings import Standing
 
 
 def status(
@@ -43,8 +43,8 @@ def status(
 def _sweep_facts(path: Path, overrides: Sequence[str], store: str | None) -> dict[str, Any]:
     """Give a sweep's counts and best, and where there are any its front and its workers."""
     from mmx.cli.open import open_plan
+    from mmx.report.pareto import front
     from mmx.sweep import open_search, open_tracker, plan_facts, settle, standings, tracking_address
-    from mmx.sweep.pareto import front
 
     plan = open_plan(path, overrides)
     settle(plan, open_search(plan))
@@ -77,8 +77,8 @@ def _store_facts(store: str | None) -> list[dict[str, Any]]:
 
 def _point(standing: "Standing", objective: Mapping[str, str]) -> dict[str, Any]:
     """Give a point with its figures from the test split, None where it has none; and why it was pruned."""
-    from mmx.sweep.page import method_of
-    from mmx.sweep.pruning import why_pruned
+    from mmx.report.page import method_of
+    from mmx.report.standings import why_pruned
 
     pruned = why_pruned(standing.records)
     means = {figure: standing.mean(figure) for figure in objective}

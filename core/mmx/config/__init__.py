@@ -2,7 +2,7 @@
 
 from mmx.config.load import SINGLE, component_keys, load_sweep, read_sweep
 from mmx.config.paths import get_path, set_path
-from mmx.config.reader import NOTHING, component, convert, read
+from mmx.config.reader import NOTHING, component, convert, read, read_trial
 from mmx.config.space import RawCell, apply, cells
 from mmx.config.specs import (
     ComponentSpec,
@@ -46,5 +46,6 @@ __all__ = [
     "plain",
     "read",
     "read_sweep",
+    "read_trial",
     "set_path",
 ]

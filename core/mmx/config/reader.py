@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Union
 
-from mmx.config.specs import ComponentSpec
-from mmx.errors import Fault, did_you_mean
+from mmx.config.specs import ComponentSpec, TrialSpec
+from mmx.errors import ConfigError, Fault, did_you_mean
 
 NOTHING: Any = object()
 """Stands for a value that could not be read; a fault tells why."""
@@ -37,6 +37,15 @@ def read(cls: type, data: Any, key: str, faults: list[Fault]) -> Any:
     return cls(**values)
 
 
+def read_trial(data: Any, source: str) -> TrialSpec:
+    """Read a trial's spec back from what `TrialSpec.to_dict` gave (ConfigError, naming `source`)."""
+    faults: list[Fault] = []
+    spec: TrialSpec = read(TrialSpec, data, "", faults)
+    if faults:
+        raise ConfigError(source, faults)
+    return spec
+
+
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
@@ -50,6 +59,10 @@ def convert(value: Any, hint: Any, key: str, faults: list[Fault]) -> Any:
     """Read one value as its type hint says."""
     if hint is Any:
         return value
+    if hint is types.NoneType:
+        if value is not None:
+            faults.append(Fault(key, f"{value!r} is not nothing"))
+        return None
     if hint is ComponentSpec:
         return component(value, key, faults)
     if dataclasses.is_dataclass(hint):

@@ -5,6 +5,7 @@ import shutil
 
 from mmx.contracts import Tracker
 from mmx.errors import InputError, Stopped, StoreError
+from mmx.report.standings import standings
 from mmx.sweep.attempt import Watcher
 from mmx.sweep.call import Call
 from mmx.sweep.close import Result, close_sweep, keep_log
@@ -27,7 +28,6 @@ from mmx.sweep.reclaim import reclaim
 from mmx.sweep.settings import check_data, keep_settings, settle, told
 from mmx.sweep.spool import Spooling
 from mmx.sweep.study import Search
-from mmx.sweep.summary import standings
 from mmx.worker import this_worker
 
 

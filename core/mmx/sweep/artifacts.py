@@ -1,29 +1,27 @@
 """The files that a trial and a sweep leave in the store."""
 
 import json
-import platform
-import sys
 import tempfile
 from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from mmx.config import SweepSpec, TrialSpec, plain
-from mmx.contracts import TrialLog
-from mmx.evaluate import as_columns
+from mmx.contracts import Task, TrialLog
 from mmx.registry import Registry
+from mmx.runs import ENVIRONMENT, PREDICTIONS, SPEC, TRAINED
+from mmx.runs.environment import environment
+from mmx.runs.predictions import write_predictions
 from mmx.trial import Outcome
 
 
-def keep_trial(log: TrialLog, spec: TrialSpec, outcome: Outcome) -> None:
-    """Write a finished trial's figures, predictions, trained weights and spec."""
+def keep_trial(
+    log: TrialLog, spec: TrialSpec, outcome: Outcome, task: Task, where: Mapping[str, Any]
+) -> None:
+    """Write a finished trial's figures, predictions, trained weights, spec and environment."""
     by_step: dict[int, dict[str, float]] = {}
     for name, curve in outcome.metrics.items():
         if not name.startswith(("train/", "val/")):  # these were logged epoch by epoch
@@ -33,10 +31,11 @@ def keep_trial(log: TrialLog, spec: TrialSpec, outcome: Outcome) -> None:
         log.metrics(figures, step)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        (place / "spec.json").write_text(json.dumps(spec.to_dict(), indent=2), encoding="utf-8")
-        save_file(dict(outcome.state), place / "trained.safetensors")
+        (place / SPEC).write_text(json.dumps(spec.to_dict(), indent=2), encoding="utf-8")
+        (place / ENVIRONMENT).write_text(json.dumps(where, indent=2), encoding="utf-8")
+        save_file(dict(outcome.state), place / TRAINED)
         if outcome.predictions is not None:
-            pq.write_table(pa.table(as_columns(outcome.predictions)), place / "predictions.parquet")
+            write_predictions(place / PREDICTIONS, outcome.predictions, task, "test")
         for path in sorted(place.iterdir()):
             log.artifact(path)
 
@@ -75,11 +74,3 @@ def plugin_facts(registry: Registry) -> list[dict[str, str]]:
         }
         for offer in registry.offers
     ]
-
-
-@cache
-def environment() -> str:
-    """List Python, the platform and every installed distribution."""
-    lines = {f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]}
-    head = [f"# python {sys.version.split()[0]}", f"# {platform.platform()}"]
-    return "\n".join([*head, *sorted(lines, key=str.lower)]) + "\n"

@@ -18,13 +18,14 @@ from mmx.config import TrialSpec
 from mmx.contracts import Tracker, TrialLog, TrialRecord
 from mmx.errors import MmxError, Stopped, StoreError
 from mmx.registry import Registry
+from mmx.report.standings import selected
+from mmx.runs.environment import environment_of
 from mmx.sweep.artifacts import keep_trial
 from mmx.sweep.claims import FAILED, REASON, RUN, TAGS, Claim
 from mmx.sweep.limits import Key, Stopping
 from mmx.sweep.plan import Plan
-from mmx.sweep.summary import selected
 from mmx.train import Figures
-from mmx.trial import Helpers, Outcome, run_trial
+from mmx.trial import SPLITS, Helpers, Outcome, run_trial
 from mmx.worker import this_worker
 
 DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
@@ -125,8 +126,18 @@ class Runner:
             return told(epoch, values)
 
         outcome = run_trial(attempt.spec, self.plan.bench, self.device, on_epoch, self.helpers)
-        keep_trial(log, attempt.spec, outcome)
+        self._keep(attempt.spec, log, outcome)
         return outcome
+
+    def _keep(self, spec: TrialSpec, log: TrialLog, outcome: Outcome) -> None:
+        """Write what the trial found, and what it was found with."""
+        bench = self.plan.bench
+        for name in SPLITS:
+            split = bench.split(spec, name)
+            facts = {"samples": len(split), "modalities": list(split.modalities)}
+            log.data(spec.dataset.name, name, split.digest, facts)
+        where = environment_of(spec, self.plan.registry, self.device, bench.data_digest(spec))
+        keep_trial(log, spec, outcome, bench.dataset(spec.dataset).task, where)
 
     def _commit(
         self, attempt: Attempt, outcome: Outcome, verdict: Callable[[list[float]], str]

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmx.contracts import Tracker, TrialLog
+from mmx.report.page import write_page
+from mmx.report.pareto import write_front
+from mmx.report.standings import Standing, axes_of, parent_curves, standings, write_leaderboard
 from mmx.sweep.artifacts import sweep_files
 from mmx.sweep.facts import plan_facts
-from mmx.sweep.page import write_page
-from mmx.sweep.pareto import write_front
 from mmx.sweep.places import log_folder, sweep_folder
 from mmx.sweep.plan import Plan
-from mmx.sweep.summary import Standing, axes_of, parent_curves, standings, write_leaderboard
 
 
 @dataclass(frozen=True)

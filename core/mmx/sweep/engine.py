@@ -12,16 +12,16 @@ from optuna.trial import FrozenTrial, TrialState
 from mmx.config import TrialSpec, apply
 from mmx.contracts import Tracker, TrialRecord
 from mmx.errors import ConfigError, Stopped
+from mmx.report.standings import PRUNED, on_validation, selected
 from mmx.sweep.attempt import Attempt, Ended, Runner, Watcher, worker_record
 from mmx.sweep.claims import END, FAILED, FINISHED, GIVEN_UP, POINT, REASON, Claim, Claims
 from mmx.sweep.limits import Answer, Key, Stopping
 from mmx.sweep.parameters import flat_parameters
 from mmx.sweep.plan import Cell, Plan
-from mmx.sweep.pruning import PRUNED, PruningCallback
+from mmx.sweep.pruning import PruningCallback
 from mmx.sweep.reclaim import reclaim
 from mmx.sweep.resolve import Resolver
 from mmx.sweep.study import Proposal, Search
-from mmx.sweep.summary import on_validation, selected
 from mmx.train import Figures
 from mmx.trial import Helpers, monitor_of
 

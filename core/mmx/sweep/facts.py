@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 from mmx.contracts import TrialRecord
+from mmx.report.standings import why_pruned
 from mmx.sweep.plan import Cell, Plan
-from mmx.sweep.pruning import why_pruned
 from mmx.sweep.tuning import budget
 
 STATES = ("done", "missing", "failed", "running")

@@ -14,16 +14,16 @@ A grid's trials are compared with all others of the sweep, tuned ones with those
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import optuna
 from optuna import pruners
 
 from mmx.config import ComponentSpec, SearchSpec, SweepSpec, component
-from mmx.contracts import TrialRecord
 from mmx.errors import Fault, did_you_mean
 from mmx.registry.signature import bind, options
+from mmx.report.standings import PRUNED
 from mmx.sweep.storage import patiently
 
 PRUNERS: Mapping[str, type[pruners.BasePruner]] = {
@@ -40,8 +40,6 @@ INNER = "wrapped_pruner"
 INNER_PRUNERS = ("none", "median", "percentile")
 """What `patient` may wrap: those that do not depend on being asked at every step."""
 KEY = "search.pruner"
-PRUNED = "pruned"
-"""How the reason of a pruned trial begins."""
 
 
 def pruner_of(spec: ComponentSpec) -> pruners.BasePruner:
@@ -241,8 +239,3 @@ class PruningCallback:
                 return bool(patiently(self.trial.should_prune))
             except optuna.exceptions.UpdateFinishedTrialError:
                 return False
-
-
-def why_pruned(records: Iterable[TrialRecord]) -> str:
-    """Give the reason where one of a point's trials was pruned; empty: none was."""
-    return next((r.reason for r in records if r.reason.startswith(PRUNED)), "")

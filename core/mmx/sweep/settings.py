@@ -5,7 +5,6 @@ numbers depend on makes a fork: a sweep of its own, with its own studies and its
 `sweep@hash`. Data that changed under the same settings, and another objective, are refused.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -136,10 +135,7 @@ def _data_digests(plan: Plan) -> Mapping[str, tuple[str, str]]:
     for cell in plan.cells:
         key = digest([cell.spec.to_dict()["dataset"], list(plan.bench.modalities(cell.spec))])
         if key not in found:
-            content = hashlib.sha256()
-            for split in ("train", "val", "test"):
-                content.update(plan.bench.split(cell.spec, split).digest.encode())
-            found[key] = (cell.spec.dataset.name, content.hexdigest()[:12])
+            found[key] = (cell.spec.dataset.name, plan.bench.data_digest(cell.spec))
     return found
 
 

@@ -81,6 +81,14 @@ class Spooling(Tracker):
         """Give a metric by step."""
         return self.tracker.history(run_id, metric)
 
+    def find(self, run: str) -> tuple[str, TrialRecord]:
+        """Find a trial that the store has."""
+        return self.tracker.find(run)
+
+    def fetch(self, run_id: str, name: str, folder: Path) -> Path:
+        """Bring a file that the store has."""
+        return self.tracker.fetch(run_id, name, folder)
+
     def running(self, name: str) -> list[TrialRecord]:
         """List what the store calls running."""
         return self.tracker.running(name)
@@ -164,6 +172,8 @@ class Spooling(Tracker):
         with self._at(entry["time"]):
             if entry["do"] == "metrics":
                 log.metrics(entry["values"], entry["step"])
+            elif entry["do"] == "data":
+                log.data(entry["name"], entry["split"], entry["digest"], entry["facts"])
             elif entry["do"] == "artifact" and file is not None:
                 log.artifact(file)
             elif entry["do"] == "end":
@@ -302,6 +312,10 @@ class SpooledLog(TrialLog):
         """Keep a file (OSError where it cannot be read)."""
         path.open("rb").close()
         self._do({"do": "artifact"}, path)
+
+    def data(self, name: str, split: str, digest: str, facts: Mapping[str, Any]) -> None:
+        """Note which data were used."""
+        self._do({"do": "data", "name": name, "split": split, "digest": digest, "facts": dict(facts)})
 
     def end(self, state: str, reason: str, tags: Mapping[str, str]) -> None:
         """End the trial."""

@@ -13,12 +13,12 @@ from mmx.evaluate import Predictions
 from mmx.model import MultimodalModel
 from mmx.team import ALONE
 from mmx.train import OnEpoch
-from mmx.trial.bench import Bench, monitor_of
+from mmx.trial.bench import SPLITS, Bench, monitor_of
 from mmx.trial.figures import Outcome, curves_of, summarise, tell
 from mmx.trial.helpers import Helpers
 from mmx.trial.phases import Stage, train_in_phases
 
-__all__ = ["Bench", "Helpers", "Outcome", "monitor_of", "run_trial", "tell"]
+__all__ = ["SPLITS", "Bench", "Helpers", "Outcome", "monitor_of", "run_trial", "tell"]
 
 
 def run_trial(

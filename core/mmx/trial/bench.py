@@ -1,5 +1,6 @@
 """Builds the parts of trials, and opens each dataset once for all the trials that follow."""
 
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from mmx.train import Monitor
 from mmx.trial.checkpoint import Checkpoint
 from mmx.trial.code import phase_keys
 
+SPLITS = ("train", "val", "test")
 NAME_RULE = "letters, digits and '_'"
 
 
@@ -58,6 +60,13 @@ class Bench:
         if key not in self._splits:
             self._splits[key] = Split(self.dataset(spec.dataset), name, self.modalities(spec))
         return self._splits[key]
+
+    def data_digest(self, spec: TrialSpec) -> str:
+        """Hash what a trial's splits hold (see `Split.digest`)."""
+        content = hashlib.sha256()
+        for name in SPLITS:
+            content.update(self.split(spec, name).digest.encode())
+        return content.hexdigest()[:12]
 
     def model(self, spec: TrialSpec, start: State | None = None) -> MultimodalModel:
         """Build the model of a trial or of one of its phases, which goes on from `start`."""

@@ -6,16 +6,29 @@ one batch a call, since SQL stores are slow by call.
 
 import contextlib
 import gc
+import json
 import math
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 
 from mmx.builtin.trackers import mlflow_view
@@ -33,6 +46,8 @@ STATES = {
 STATUS = {"done": "FINISHED", "failed": "FAILED", "missing": "KILLED"}
 LONGEST_VALUE = 6000
 BATCH = 1000
+FULL_ID = re.compile(r"[0-9a-f]{32}")
+PREFIX = re.compile(r"[0-9a-f]{4,31}")
 FORBIDDEN = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 DIALECTS = ("sqlite", "postgresql", "mysql", "mssql")
@@ -61,6 +76,7 @@ class Mlflow(Tracker):
         self.experiment = ""
         self.parent = ""
         self._finished: dict[str, tuple[dict[str, TrialRecord], float]] = {}
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         with self.connection.asked(OPENING):
             self._connect()
             self.client = MlflowClient(tracking_uri=self.connection.store)
@@ -82,7 +98,10 @@ class Mlflow(Tracker):
     @asked
     def find_sweeps(self) -> list[str]:
         """List the experiments that hold a sweep."""
-        found: list[str] = []
+        return [experiment.name for experiment in self._experiments()]
+
+    def _experiments(self) -> list[Experiment]:
+        found: list[Experiment] = []
         token: str | None = None
         while True:
             page = self.client.search_experiments(
@@ -90,7 +109,7 @@ class Mlflow(Tracker):
                 order_by=["last_update_time DESC"],
                 page_token=token,
             )
-            found += [experiment.name for experiment in page]
+            found += page
             token = page.token
             if not token:
                 return found
@@ -132,6 +151,51 @@ class Mlflow(Tracker):
     def history(self, run_id: str, metric: str) -> dict[int, float]:
         """Give a metric by step."""
         return {m.step: m.value for m in self.client.get_metric_history(run_id, metric)}
+
+    @asked
+    def find(self, run: str) -> tuple[str, TrialRecord]:
+        """Find a trial by its id, the beginning of it, or its title.
+
+        Any attempt is found by its id, by its title those that were not retired.
+        """
+        experiments = {e.experiment_id: e.name for e in self._experiments()}
+        found = [r for r in self._named(run, list(experiments)) if r.data.tags.get("mmx.role") == "trial"]
+        if not found:
+            raise InputError(
+                f"run '{run}' is no trial of {self.address}; `mmx status` lists sweeps, MLflow runs"
+            )
+        if len(found) > 1:
+            told = ", ".join(
+                f"{r.info.run_id[:8]} ({r.info.run_name}, {experiments[r.info.experiment_id]})"
+                for r in found[:5]
+            )
+            raise InputError(f"run '{run}' is one of {len(found)}; give more of the id: {told}")
+        return experiments[found[0].info.experiment_id], self._record(found[0])
+
+    def _named(self, run: str, experiments: list[str]) -> list[Run]:
+        """List the runs that a name may mean: the one of that id, else of that title, else by prefix."""
+        if FULL_ID.fullmatch(run):
+            with contextlib.suppress(MlflowException):
+                return [self.client.get_run(run)]
+        if not experiments:
+            return []
+        quoted = run.replace("'", "")
+        wanted = f"attributes.run_name = '{quoted}' AND tags.`mmx.role` = 'trial'"
+        found = [
+            r
+            for r in self.client.search_runs(experiments, wanted)
+            if r.data.tags.get("mmx.retired") != "true"
+        ]
+        if not found and PREFIX.fullmatch(run):
+            found = list(self.client.search_runs(experiments, f"attributes.run_id LIKE '{run}%'"))
+        return found
+
+    @asked
+    def fetch(self, run_id: str, name: str, folder: Path) -> Path:
+        """Bring a file of a run into a folder."""
+        if not any(file.path == name for file in self.client.list_artifacts(run_id)):
+            raise InputError(f"run '{run_id}' has no file '{name}'")
+        return Path(self.client.download_artifacts(run_id, name, str(folder)))
 
     @asked
     def open_trial(self, title: str, record: TrialRecord) -> TrialLog:
@@ -291,6 +355,8 @@ class Mlflow(Tracker):
             attempt=int(tags.get("mmx.attempt", "1")),
             worker=tags.get("mmx.worker", ""),
             claim=tags.get("mmx.claim", ""),
+            title=run.info.run_name or "",
+            masks=tags.get("mmx.mask_sha", ""),
             params={sys.intern(k): sys.intern(v) for k, v in run.data.params.items()},
             metrics={sys.intern(k): v for k, v in run.data.metrics.items()},
         )
@@ -317,6 +383,20 @@ class _MlflowTrial(TrialLog):
         path.open("rb").close()
         with self.connection.asked():
             self.tracker.client.log_artifact(self.run_id, str(path))
+
+    @asked
+    def data(self, name: str, split: str, digest: str, facts: Mapping[str, Any]) -> None:
+        """Log a split as an input, so that MLflow's page shows it and finds runs by it."""
+        told = {
+            "source_type": "mmx",
+            "source": json.dumps({"dataset": name}),
+            "profile": json.dumps(dict(facts)),
+        }
+        given = Dataset(name=name, digest=digest, **told)
+        context = InputTag(
+            "mlflow.data.context", {"train": "training", "val": "validation"}.get(split, split)
+        )
+        self.tracker.client.log_inputs(self.run_id, [DatasetInput(given, [context])])
 
     @asked
     def end(self, state: str, reason: str, tags: Mapping[str, str]) -> None:

@@ -11,9 +11,10 @@ from statistics import mean, pstdev, stdev
 
 from mmx.config import SearchSpec
 from mmx.contracts import Tracker, TrialRecord
-from mmx.sweep.pruning import why_pruned
 
 CURVE = "robustness/"
+PRUNED = "pruned"
+"""How the reason of a pruned trial begins."""
 ANY = "_missing_any"
 
 
@@ -25,6 +26,11 @@ def selected(record: TrialRecord, figure: str) -> float:
 def on_validation(figure: str) -> str:
     """Name a summary's twin on the validation split; costs have none and need none."""
     return figure.replace("summary/", "selection/", 1)
+
+
+def why_pruned(records: Iterable[TrialRecord]) -> str:
+    """Give the reason where one of a point's trials was pruned; empty: none was."""
+    return next((r.reason for r in records if r.reason.startswith(PRUNED)), "")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 
 from mmx.config import SweepSpec
 from mmx.contracts import Tracker
-from mmx.sweep.pruning import why_pruned
-from mmx.sweep.summary import Standing, axes_of, best_by_strategy, curve, scores_of
+from mmx.report.standings import Standing, axes_of, best_by_strategy, curve, scores_of, why_pruned
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; markers and dashes say it once more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
@@ -89,7 +88,7 @@ def _drawings(sweep: SweepSpec, tracker: Tracker, found: Sequence[Standing], sco
     """Draw the curves, and with two objectives the Pareto front, where there is anything to draw."""
     from markupsafe import Markup
 
-    from mmx.sweep.pareto import draw_front
+    from mmx.report.pareto import draw_front
 
     wanted = sweep.search.objective
     drawn: dict[str, object] = {}

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmx.errors import InputError
-from mmx.sweep.page import looks, method_of, svg_of
-from mmx.sweep.pruning import why_pruned
-from mmx.sweep.summary import Standing, selected
+from mmx.report.page import looks, method_of, svg_of
+from mmx.report.standings import Standing, selected, why_pruned
 
 WIDE_RANGE = 20
 """Costs whose largest is more than so many times the smallest are drawn on a log axis."""

@@ -1,0 +1,1 @@
+"""What the trials of a sweep say together: standings, comparisons, tables, plots, the page."""

@@ -1,0 +1,76 @@
+"""What a run's numbers hang on beside its spec: versions, plugins, machine, data, command."""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import distributions
+from typing import Any
+
+import torch
+
+from mmx.config import TrialSpec
+from mmx.config.address import without_login
+from mmx.registry import Registry
+
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES")
+"""Of the environment, what may change numbers."""
+
+
+def environment_of(spec: TrialSpec, registry: Registry, device: torch.device, data: str) -> dict[str, Any]:
+    """Describe where a trial runs, as plain data; `data` is a hash of its dataset. Holds no secrets."""
+    return {
+        "command": command(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "data": data,
+        "plugins": plugins_of(spec, registry),
+        "packages": packages(),
+    }
+
+
+def command() -> list[str]:
+    """Give the command line that this process was started with, addresses without their logins."""
+    return ["mmx", *(without_login(argument) for argument in sys.argv[1:])]
+
+
+def _processor() -> str:
+    return f"cpu: {platform.processor() or platform.machine()}"
+
+
+def plugins_of(spec: TrialSpec, registry: Registry) -> list[dict[str, str]]:
+    """List the components that a trial uses, with their distributions and versions."""
+    named = {("dataset", spec.dataset.name), ("protocol", spec.missing.protocol.name)}
+    named |= {("strategy", spec.strategy.name), ("fusion", spec.fusion.name)}
+    named |= {("encoder", encoder.name) for encoder in spec.encoders.values()}
+    for stage in spec.stages():
+        named |= {("adapter", part.name) for part in (*stage.adapters.values(), stage.fusion_adapter)}
+        named.add(("procedure", stage.procedure.name))
+    found = []
+    for kind, name in sorted(named):
+        offer = registry.find(kind, name)
+        found.append(
+            {"kind": kind, "name": name, "distribution": offer.distribution, "version": offer.version}
+        )
+    return found
+
+
+def packages() -> dict[str, str]:
+    """Give every installed distribution's version."""
+    return dict(_packages())
+
+
+@cache
+def _packages() -> Mapping[str, str]:
+    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda pair: pair[0].lower()))
+
+
+def environment() -> str:
+    """List Python, the platform and every installed distribution, as pip would."""
+    lines = [f"{name}=={version}" for name, version in packages().items()]
+    return "\n".join([f"# python {platform.python_version()}", f"# {platform.platform()}", *lines]) + "\n"
