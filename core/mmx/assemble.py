@@ -115,6 +115,29 @@ def hand_over(model: MultimodalModel, now: TrialSpec, then: TrialSpec) -> dict[s
     return model.state_dict()
 
 
+def take_trained(model: MultimodalModel, state: State) -> None:
+    """Give a model that was built anew what training changed in one like it.
+
+    InputError where the state does not fit it, or lacks something that would have been trained.
+    """
+    known = model.state_dict()
+    # Of what is calibrated, only training tells which part of it trains.
+    open_ends = tuple(
+        name if name == FUSION else f"encoders.{name}."
+        for name, adapter in model.adapters.items()
+        if adapter.calibration_batches
+    )
+    wrong = [n for n, t in state.items() if n not in known or known[n].shape != t.shape]
+    lacking = [n for n in model.trained_state() if n not in state and not n.startswith(open_ends)]
+    if wrong or lacking:
+        told = ", ".join((wrong + lacking)[:3])
+        raise InputError(
+            f"trained weights do not fit the model that the spec builds now ({told}, …); `mmx repro` says "
+            f"what changed since"
+        )
+    model.load_state_dict(state, strict=False)
+
+
 def _part(state: State, name: str) -> dict[str, Tensor]:
     prefix = f"{name}."
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}

@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
+from mmx.assemble import take_trained
 from mmx.config import TrialSpec, read_trial
 from mmx.contracts import Tracker, TrialRecord
 from mmx.errors import InputError
@@ -91,15 +91,5 @@ def trained_model(spec: TrialSpec, bench: Bench, weights: Path) -> MultimodalMod
     state = load_file(weights)
     last = spec.stages()[-1]
     model = bench.model(last, state if spec.training.phases else None)
-    known = model.state_dict()
-    wrong = [n for n, t in state.items() if n not in known or known[n].shape != t.shape]
-    lacking = [n for n in model.trained_state() if n not in state]
-    if wrong or lacking:
-        told = ", ".join((wrong + lacking)[:3])
-        raise InputError(
-            f"trained weights do not fit the model that the spec builds now ({told}, …); `mmx repro` says "
-            f"what changed since"
-        )
-    model.load_state_dict(state, strict=False)
-    with torch.no_grad():
-        return model.eval()
+    take_trained(model, state)
+    return model.eval()

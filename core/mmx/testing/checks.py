@@ -1,6 +1,6 @@
 """Which laws hold for which kind of component."""
 
-from mmx.testing import encoders, models, parts, resuming, sources
+from mmx.testing import encoders, models, parts, resuming, sources, storing
 from mmx.testing.laws import Check
 
 IN_A_MODEL: tuple[Check, ...] = (
@@ -11,6 +11,7 @@ IN_A_MODEL: tuple[Check, ...] = (
     models.model_evaluates_as_it_runs,
     models.model_is_a_function_of_seed_and_state,
     resuming.training_resumes_to_the_bit,
+    storing.stored_weights_tell_the_whole_model,
 )
 CHECKS: dict[str, tuple[Check, ...]] = {
     "encoder": (
@@ -29,6 +30,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         parts.adapter_folds_into_plain_weights,
         parts.adapter_keeps_patterns_apart,
         resuming.training_resumes_to_the_bit,
+        storing.stored_weights_tell_the_whole_model,
     ),
     "procedure": (
         parts.procedure_yields_steps_that_can_be_taken,
@@ -36,6 +38,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         parts.procedure_trains_everywhere,
         parts.procedure_is_a_function_of_the_seed,
         resuming.training_resumes_to_the_bit,
+        storing.stored_weights_tell_the_whole_model,
     ),
     "dataset": (
         sources.dataset_splits_share_no_sample,

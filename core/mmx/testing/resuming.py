@@ -48,15 +48,15 @@ class _Notebook:
 def training_resumes_to_the_bit(registry: Registry, offer: Offer) -> None:
     """Broken off after each epoch and carried on by a model and a procedure that are built anew, training
     comes to the figures and weights of a training that was not."""
-    goal, expected = _train(registry, offer)
+    goal, expected = train(registry, offer)
     memory = _Notebook()
     for epoch in range(TRAINING.epochs):
         try:
-            _train(registry, offer, memory, epoch)
+            train(registry, offer, memory, epoch)
         except _Break:
             continue
         raise AssertionError("an epoch was lost")
-    model, found = _train(registry, offer, memory)
+    model, found = train(registry, offer, memory)
     assert found.history == expected.history, f"later epochs hang on what was forgotten; {HINT}"
     assert found.best_epoch == expected.best_epoch
     state = model.state_dict()
@@ -64,11 +64,11 @@ def training_resumes_to_the_bit(registry: Registry, offer: Offer) -> None:
     assert not differ, f"{differ} hang on what was forgotten; {HINT}"
 
 
-def _train(
+def train(
     registry: Registry, offer: Offer, memory: _Notebook | None = None, last: int | None = None
 ) -> tuple[MultimodalModel, Fit]:
     """Train with everything built anew; break off after the epoch `last`."""
-    model, procedure = next(_built(registry, offer), (None, None))
+    model, procedure = next(built(registry, offer), (None, None))
     assert model is not None and procedure is not None, "nothing goes together with it"
     split = Split(world.Rows(model.modalities), "train", model.modalities)
     # An adapter by pattern is for rows of one.
@@ -88,7 +88,7 @@ def _train(
     return model, fitted
 
 
-def _built(registry: Registry, offer: Offer) -> Iterator[tuple[MultimodalModel, Procedure]]:
+def built(registry: Registry, offer: Offer) -> Iterator[tuple[MultimodalModel, Procedure]]:
     """Build the component with whatever it goes together with, of two modalities."""
     parts = {kind: [o for o in registry.offers if o.kind == kind] for kind in ("strategy", "fusion")}
     strategies = [offer] if offer.kind == "strategy" else parts["strategy"]
