@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mmx.contracts import Batch, Modality, Pattern, Presence, TokenMap, Tokens
 from mmx.data import Split, rows_that_have_any, to_device
-from mmx.metrics import Array, Score
 from mmx.model import MultimodalModel, restrict
 from mmx.protocols import (
     Protocol,
@@ -26,6 +25,7 @@ from mmx.protocols import (
     natural_groups,
     pattern_weights,
 )
+from mmx.scores import Array, Score
 
 DRAWS = 5
 """How many seeded draws a score that is no mean over samples is averaged over."""
@@ -130,16 +130,33 @@ def scores_at(
     return found | (_drawn(predictions, drawn, protocol, rate, seed, split) if drawn else {})
 
 
-def _exact(predictions: Predictions, score: Score, protocol: Protocol, rate: Rate) -> float:
-    """Weight each pattern's per-sample values with its probability."""
-    total = 0.0
+def values_at(predictions: Predictions, score: Score, protocol: Protocol, rate: Rate) -> Array:
+    """Give what each sample is expected to score at one missing rate, for a score that is a mean over samples.
+
+    Each pattern's value is weighted with its probability; the score at the rate is the mean over samples.
+    """
+    values = np.zeros(len(predictions.ids))
     for natural, rows in natural_groups(predictions.natural).items():
         index = rows.numpy()
         for pattern, weight in pattern_weights(protocol, rate, natural, predictions.modalities).items():
             if weight > 0:
-                values = score.compute(predictions.outputs[pattern][index], predictions.targets[index])
-                total += weight * float(np.sum(values))
-    return total / len(predictions.ids)
+                own = score.compute(predictions.outputs[pattern][index], predictions.targets[index])
+                values[index] += weight * own
+    return values
+
+
+def _exact(predictions: Predictions, score: Score, protocol: Protocol, rate: Rate) -> float:
+    """Sum what each sample is expected to score."""
+    return float(np.sum(values_at(predictions, score, protocol, rate))) / len(predictions.ids)
+
+
+def drawn_outputs(predictions: Predictions, protocol: Protocol, rate: Rate, seed: int, split: str) -> Array:
+    """Pick each sample's outputs (samples, out) under one draw of who is present."""
+    presence = draw_presence(protocol, rate, predictions.ids, predictions.natural, seed, split)
+    outputs = np.full_like(next(iter(predictions.outputs.values())), np.nan)
+    for pattern, rows in natural_groups(presence).items():
+        outputs[rows.numpy()] = predictions.outputs[pattern][rows.numpy()]
+    return outputs
 
 
 def _drawn(
@@ -149,10 +166,7 @@ def _drawn(
     found: dict[str, list[float]] = {s.name: [] for s in scores}
     for draw in range(DRAWS):
         own = seed if draw == 0 else derive_seed(seed, "draw", draw)
-        presence = draw_presence(protocol, rate, predictions.ids, predictions.natural, own, split)
-        outputs = np.full_like(next(iter(predictions.outputs.values())), np.nan)
-        for pattern, rows in natural_groups(presence).items():
-            outputs[rows.numpy()] = predictions.outputs[pattern][rows.numpy()]
+        outputs = drawn_outputs(predictions, protocol, rate, own, split)
         for s in scores:
             found[s.name].append(s(outputs, predictions.targets))
     return {name: float(np.mean(values)) for name, values in found.items()}

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmx import metrics
-from mmx.metrics import Array, Score
+from mmx import scores
+from mmx.errors import InputError, did_you_mean
+from mmx.scores import Array, Score
 
 
 class Task(ABC):
@@ -26,7 +27,12 @@ class Task(ABC):
     @property
     @abstractmethod
     def scores(self) -> tuple[Score, ...]:
-        """Scores, the primary one first."""
+        """Scores that every trial logs, the primary one first."""
+
+    @property
+    def more_scores(self) -> tuple[Score, ...]:
+        """Scores that `mmx eval` alone computes."""
+        return ()
 
     @abstractmethod
     def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, " batch"]:
@@ -49,8 +55,11 @@ class Task(ABC):
         return self.losses(logits, target).mean()
 
     def score(self, name: str) -> Score:
-        """Look a score up by name (KeyError where there is none)."""
-        return {score.name: score for score in self.scores}[name]
+        """Look a score up by name, among those of a trial and those of `mmx eval` (InputError: none)."""
+        known = {score.name: score for score in (*self.scores, *self.more_scores)}
+        if name not in known:
+            raise InputError(f"{type(self).__name__} has no score '{name}'.{did_you_mean(name, known)}")
+        return known[name]
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,20 @@ class SingleLabel(Task):
     def scores(self) -> tuple[Score, ...]:
         """Accuracy, macro F1 and macro AUROC."""
         return (
-            Score("accuracy", metrics.correct, per_sample=True),
-            Score("macro_f1", metrics.macro_f1),
-            Score("auroc", metrics.macro_auroc),
+            Score("accuracy", scores.correct, per_sample=True),
+            Score("macro_f1", scores.macro_f1),
+            Score("auroc", scores.macro_auroc),
+        )
+
+    @property
+    def more_scores(self) -> tuple[Score, ...]:
+        """Other averages of recall and F1, average precision, and how well probabilities are calibrated."""
+        return (
+            Score("balanced_accuracy", scores.balanced_accuracy),
+            Score("micro_f1", scores.correct, per_sample=True),  # one label a sample: it is the accuracy
+            Score("weighted_f1", scores.weighted_f1),
+            Score("average_precision", scores.macro_average_precision),
+            Score("expected_calibration_error", scores.expected_calibration_error, higher_is_better=False),
         )
 
     def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, " batch"]:
@@ -106,9 +126,17 @@ class MultiLabel(Task):
     def scores(self) -> tuple[Score, ...]:
         """Macro F1 and micro F1 at 0.5, macro AUROC."""
         return (
-            Score("macro_f1", metrics.multilabel_f1("macro")),
-            Score("micro_f1", metrics.multilabel_f1("micro")),
-            Score("auroc", metrics.macro_auroc),
+            Score("macro_f1", scores.multilabel_f1("macro")),
+            Score("micro_f1", scores.multilabel_f1("micro")),
+            Score("auroc", scores.macro_auroc),
+        )
+
+    @property
+    def more_scores(self) -> tuple[Score, ...]:
+        """Weighted F1 at 0.5, and mAP."""
+        return (
+            Score("weighted_f1", scores.multilabel_f1("weighted")),
+            Score("mean_average_precision", scores.macro_average_precision),
         )
 
     def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, " batch"]:
@@ -146,8 +174,19 @@ class Regression(Task):
     def scores(self) -> tuple[Score, ...]:
         """Mean absolute error (lower is better) and Pearson's correlation."""
         return (
-            Score("mae", metrics.absolute_error, per_sample=True, higher_is_better=False),
-            Score("pearson", metrics.pearson),
+            Score("mae", scores.absolute_error, per_sample=True, higher_is_better=False),
+            Score("pearson", scores.pearson),
+        )
+
+    @property
+    def more_scores(self) -> tuple[Score, ...]:
+        """For a single output, what is told of sentiment: Acc-2 in both readings, and Acc-7."""
+        if self.out != 1:
+            return ()
+        return (
+            Score("acc2_non_negative", scores.sentiment_not_negative, per_sample=True),
+            Score("acc2_positive", scores.sentiment_positive),
+            Score("acc7", scores.sentiment_in_seven, per_sample=True),
         )
 
     def losses(self, logits: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, " batch"]:

@@ -25,9 +25,9 @@ from mmx.evaluate import (
     scores_at,
     target_rate,
 )
-from mmx.metrics import Score, correct
 from mmx.protocols import all_patterns, draw_presence
 from mmx.registry import Offer, Registry
+from mmx.scores import Score, correct
 from mmx.sweep import Plan
 from mmx.tasks import SingleLabel
 from mmx.testing import world

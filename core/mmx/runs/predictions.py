@@ -14,7 +14,7 @@ from mmx import tasks
 from mmx.contracts import Modality
 from mmx.errors import InputError
 from mmx.evaluate import Predictions, as_columns
-from mmx.metrics import Array
+from mmx.scores import Array
 from mmx.tasks import Task
 
 FACTS = b"mmx"
@@ -28,8 +28,7 @@ def write_predictions(path: Path, predictions: Predictions, task: Task, split: s
 
     Its metadata hold the modalities in their order, the split, and the task where it is one of mmx's own.
     """
-    own = {"kind": type(task).__name__, **asdict(task)} if type(task) in KINDS.values() else None  # type: ignore[call-overload]
-    facts = {"modalities": list(predictions.modalities), "split": split, "task": own}
+    facts = {"modalities": list(predictions.modalities), "split": split, "task": task_facts(task)}
     table = pa.table(as_columns(predictions))
     pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts).encode()}), path)
 
@@ -56,7 +55,7 @@ def read_predictions(path: Path) -> tuple[Predictions, Task | None, str]:
     natural = {m: torch.from_numpy(_has(outputs, m, len(ids))) for m in modalities}
     return (
         Predictions(ids, targets[first], natural, outputs, modalities),
-        _task(facts["task"]),
+        task_of(facts["task"]),
         facts["split"],
     )
 
@@ -80,7 +79,13 @@ def _has(outputs: Any, m: Modality, count: int) -> Any:
     return np.zeros(count, dtype=bool) if alone is None else ~np.isnan(alone[:, 0])
 
 
-def _task(facts: dict[str, Any] | None) -> Task | None:
+def task_facts(task: Task) -> dict[str, Any] | None:
+    """Describe a task as plain data; None where it is not one of mmx's own."""
+    return {"kind": type(task).__name__, **asdict(task)} if type(task) in KINDS.values() else None  # type: ignore[call-overload]
+
+
+def task_of(facts: dict[str, Any] | None) -> Task | None:
+    """Build a task from what `task_facts` gave."""
     if facts is None:
         return None
     options = {k: v for k, v in facts.items() if k != "kind"}

@@ -91,7 +91,7 @@ def _evaluate_split(
     if name == "test":
         tell(spec, bench.protocol(spec), predictions, split.task, outcome)
     else:
-        curves = curves_of(spec, bench.protocol(spec), predictions, split.task, "any", name)
+        curves = curves_of(spec, bench.protocol(spec), predictions, split.task.scores, "any", name)
         summarise(split.task, curves, predictions, "selection", outcome)
     return predictions
 
