@@ -131,7 +131,7 @@ def scores_at(
 
 
 def values_at(predictions: Predictions, score: Score, protocol: Protocol, rate: Rate) -> Array:
-    """Give what each sample is expected to score at one missing rate, for a score that is a mean over samples.
+    """Give what each sample is expected to score at a missing rate, for a score that is a mean over samples.
 
     Each pattern's value is weighted with its probability; the score at the rate is the mean over samples.
     """

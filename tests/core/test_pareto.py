@@ -16,12 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmx.config import read_sweep
+from mmx.config import SearchSpec
 from mmx.contracts import Tracker, TrialRecord
 from mmx.errors import InputError
-from mmx.report.page import MARKERS, looks, write_page
+from mmx.registry import Registry
+from mmx.report.drawing import MARKERS, looks
+from mmx.report.files import write_report
 from mmx.report.pareto import draw_front, front, write_front
+from mmx.report.results import Results
 from mmx.report.standings import Standing
+from mmx.tasks import SingleLabel
 from mmx.worker import this_worker
 
 SCORE, COST = "summary/worst", "cost/trainable_params"
@@ -231,15 +235,17 @@ CURVE = {"robustness/accuracy_missing_any": 0.5}
 
 
 @pytest.fixture
-def page(tmp_path: Path, toy: Callable[..., dict[str, Any]]) -> Callable[..., str]:
+def page(tmp_path: Path, registry: Registry) -> Callable[..., str]:
     """Write a sweep's page and read it."""
 
     def write(found: Sequence[Standing], objective: Mapping[str, str]) -> str:
-        sweep = read_sweep(json.dumps(toy({"search.objective": dict(objective)})), "sweep.yaml")
         tracker = Mock(spec=Tracker)
         tracker.history.return_value = {0: 0.9, 50: 0.5}
-        write_page(tmp_path / "page.html", sweep, SCORE, tracker, found)
-        return (tmp_path / "page.html").read_text(encoding="utf-8")
+        tracker.fetch.side_effect = InputError("there are no predictions")
+        records = [record for standing in found for record in standing.records]
+        results = Results("toy", SearchSpec(), objective, tracker, registry, SingleLabel(2), records)
+        write_report(tmp_path, results)
+        return (tmp_path / "report.html").read_text(encoding="utf-8")
 
     return write
 
@@ -249,21 +255,21 @@ def test_page_shows_the_front_of_two_objectives(page: Callable[..., str]) -> Non
     assert f"{SCORE} against {COST}" in text and "trainable params (lower is better)" in text
 
 
-def test_page_shows_no_front_of_one_objective(page: Callable[..., str]) -> None:
+def test_page_shows_no_front_of_one_objective(page: Callable[..., str], tmp_path: Path) -> None:
     text = page(FOUND, {SCORE: "maximize"})
-    assert "is better)" not in text and "<svg" not in text
+    assert "is better)" not in text and "<svg" not in text and not (tmp_path / "pareto.png").exists()
 
 
 def test_page_shows_curves_where_there_are_any(page: Callable[..., str]) -> None:
     found = [standing("a", [{**CURVE, "selection/worst": 0.5}])]
-    assert page(found, {}).count("<svg") == 1
+    assert page(found, {SCORE: "maximize"}).count("<svg") == 1
 
 
 def test_page_says_which_points_were_pruned(page: Callable[..., str]) -> None:
     reason = "pruned by median at epoch 3: val/accuracy 0.41"
-    assert "pruned" not in page(FOUND, {})
+    assert "pruned" not in page(FOUND, {SCORE: "maximize"})
     found = [*FOUND, standing("d", [{"val/accuracy": 0.41}], reason=reason)]
-    text = page(found, {})
+    text = page(found, {SCORE: "maximize"})
     assert text.count(reason) == 1 and "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
 
 

@@ -77,7 +77,7 @@ def _store_facts(store: str | None) -> list[dict[str, Any]]:
 
 def _point(standing: "Standing", objective: Mapping[str, str]) -> dict[str, Any]:
     """Give a point with its figures from the test split, None where it has none; and why it was pruned."""
-    from mmx.report.page import method_of
+    from mmx.report.drawing import method_of
     from mmx.report.standings import why_pruned
 
     pruned = why_pruned(standing.records)

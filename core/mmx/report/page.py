@@ -1,138 +1,225 @@
-"""The sweep's page: one self-contained HTML file with the curves and the leaderboard."""
+"""A report as one HTML page that needs nothing else: figures as SVG, and the data behind each."""
 
-import io
-from collections.abc import Sequence
-from pathlib import Path
-from statistics import mean
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
-from mmx.config import SweepSpec
-from mmx.contracts import Tracker
-from mmx.report.standings import Standing, axes_of, best_by_strategy, curve, scores_of, why_pruned
-
-# Okabe and Ito's palette, which colour-blind readers tell apart; markers and dashes say it once more.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
-MARKERS = "osD^vPX*"
-TEMPLATE = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ name }}</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.25rem .7rem;text-align:right;
-border-bottom:1px solid #ddd;
-white-space:nowrap}td.text,th.text{text-align:left}svg{max-width:100%;height:auto}
-.scroll{overflow-x:auto}</style>
-<h1>{{ name }}</h1>
-<p>Points are ranked, and the best of each strategy picked, by {{ objective }} on the validation split. All
-figures below are from the test split, mean ± standard deviation over {{ seeds }} seed(s).</p>
-{% if curves %}<h2>The best of each strategy as modalities go missing</h2>{{ curves }}{% endif %}
-{% if front %}<h2>{{ front_of }}</h2>{{ front }}{% endif %}
-<h2>All points</h2><div class="scroll"><table><tr>{% for c in axes %}<th class="text">{{ c }}</th>{% endfor %}
-{% for c in figures %}<th>{{ c }}</th>{% endfor %}{% if pruned %}<th class="text">pruned</th>{% endif %}</tr>
-{% for row in rows %}<tr>{% for c in row.axes %}<td class="text">{{ c }}</td>{% endfor %}
-{% for c in row.figures %}<td>{{ c }}</td>{% endfor %}
-{% if pruned %}<td class="text">{{ row.pruned }}</td>{% endif %}</tr>{% endfor %}</table></div></html>
-"""
+from mmx.report.content import Band, Report, bands_of, missing, spoken
+from mmx.report.drawing import svg_of
+from mmx.report.pareto import draw_front, front
+from mmx.report.plots import (
+    band_of,
+    contributions_of,
+    draw_contributions,
+    draw_curves,
+    draw_lattice,
+    drawable,
+    lattice_of,
+)
+from mmx.report.results import Results
+from mmx.report.standings import Standing, figures_of
+from mmx.report.tables import FIGURES, Row, Table, table_of, told
+from mmx.report.tidy import csv_text, tidy
 
 
-def method_of(standing: Standing) -> str:
-    """Name what a point is compared by: its method where the sweep names methods, else its strategy."""
-    return standing.params.get("method", standing.params["strategy"])
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what it shows as a table."""
+
+    name: str
+    title: str
+    caption: str
+    svg: Any
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    uri: str
 
 
-def looks(found: Sequence[Standing]) -> dict[str, tuple[str, str]]:
-    """Give each method its colour and marker; the same pair comes again after 64 of them."""
-    names = dict.fromkeys(method_of(s) for s in found)
-    return {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
-        for i, name in enumerate(names)
-    }
+@dataclass(frozen=True)
+class Part:
+    """A section of figures."""
+
+    anchor: str
+    title: str
+    plots: Sequence[Plot]
 
 
-def write_page(
-    path: Path, sweep: SweepSpec, objective: str, tracker: Tracker, found: Sequence[Standing]
-) -> None:
-    """Write the page; `objective` is the figure that points are ranked by."""
-    from jinja2 import Environment
+def html(report: Report, bands: Mapping[str, Band]) -> str:
+    """Write a report as a page; `bands` are those of its first table's curves (see `bands_of`)."""
+    from jinja2 import Environment, PackageLoader
 
-    wanted = objective.removeprefix("summary/robust_")
-    scores = scores_of(found)  # none where all points were pruned
-    score = wanted if wanted in scores or not scores else scores[0]
-    figures = ["clean", "worst", "drop_at_50", "retention"]
-    figures = [f"summary/{name}" for name in ([f"robust_{score}"] if scores else []) + figures]
-    axes = axes_of(sweep.search, found)
-    text = (
-        Environment(autoescape=True)
-        .from_string(TEMPLATE)
-        .render(
-            name=sweep.name,
-            objective=objective,
-            seeds=max(s.seeds for s in found),
-            **_drawings(sweep, tracker, found, score if scores else ""),
-            axes=axes,
-            figures=[f.removeprefix("summary/") for f in figures] + ["trainable"],
-            rows=[_row(s, axes, [*figures, "cost/trainable_params"]) for s in found],
-            pruned=any(why_pruned(s.records) for s in found),
-        )
+    loader = PackageLoader("mmx.report")
+    page = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report.html")
+    return page.render(
+        report=report,
+        parts=[part for part in parts_of(report, bands) if part.plots],
+        tables=[t for table in report.tables for t in _tables(report, table)],
+        tidy=_uri(tidy(report)),
+        points=_points(report.results),
     )
-    path.write_text(text, encoding="utf-8")
 
 
-def _row(standing: Standing, axes: Sequence[str], figures: Sequence[str]) -> dict[str, object]:
-    return {
-        "axes": [standing.params.get(a, "none") for a in axes],
-        "figures": [standing.told(f) if standing.values(f) else "–" for f in figures],
-        "pruned": why_pruned(standing.records),
-    }
+def parts_of(report: Report, bands: Mapping[str, Band]) -> list[Part]:
+    """Draw everything, as far as there is anything to draw."""
+    table = report.tables[0] if report.tables else None
+    with_rates = table if table and table.rates else None
+    return [
+        Part("curves", "Curves", _curves(report, bands) if with_rates else []),
+        Part("patterns", "Patterns", _lattice(report, table)),
+        Part("contributions", "Contributions", _contributions(report, table)),
+        Part("fronts", "Costs", [_front(report, o) for o in _fronts(report)]),
+    ]
 
 
-def _drawings(sweep: SweepSpec, tracker: Tracker, found: Sequence[Standing], score: str) -> dict[str, object]:
-    """Draw the curves, and with two objectives the Pareto front, where there is anything to draw."""
+def _curves(report: Report, bands: Mapping[str, Band]) -> list[Plot]:
+    """Draw a figure for each score and target, that of the report first."""
+    results = report.results
+    pairs = [(s, t) for s in results.scores for t in results.targets]
+    pairs.sort(key=lambda pair: pair != (report.score, report.target))
+    return [_curve(report, bands, *pair) for pair in pairs]
+
+
+def _curve(report: Report, bands: Mapping[str, Band], score: str, target: str) -> Plot:
+    own = Report(report.results, score, target, report.confidence, (), (), (), ())
+    table = table_of(report.results, report.results.chief, score, target)
+    if (score, target) != (report.score, report.target):
+        bands = {row.label: bands_of(own, row) for row in table.rows}
+    known = any(bands.values())
+    band = f"{report.confidence:.0%} bootstrap interval over seeds and samples"
+    rows = [
+        (row.label, percent, len(by), mean(by.values()), *band_of(row, bands)[percent])
+        for row in table.rows
+        for percent, by in row.rates.items()
+    ]
+    return _plot(
+        f"curve_{score}_{target}",
+        f"{spoken(score)}, {missing(target)} goes missing",
+        f"Mean over seeds; the band is the {band if known else 'sample standard deviation over seeds'}.",
+        draw_curves(table, bands, score, target),
+        (table.axis, "missing (%)", "seeds", score, "low", "high"),
+        rows,
+    )
+
+
+def _lattice(report: Report, table: Table | None) -> list[Plot]:
+    names, means = lattice_of(table, report.score) if table else ([], [])
+    if not table or not names:
+        return []
+    plot = _plot(
+        "patterns",
+        f"{spoken(report.score)} by what is present",
+        "Each row is an availability pattern, the fullest on top; lines part patterns by how many are "
+        "present. Mean over seeds.",
+        draw_lattice(table, report.score),
+        ("present", *(row.label for row in table.rows)),
+        [(name, *line) for name, line in zip(names, means, strict=True)],
+    )
+    return [plot]
+
+
+def _contributions(report: Report, table: Table | None) -> list[Plot]:
+    found = contributions_of(table) if table else {}
+    if not table or not found:
+        return []
+    score = report.results.task.scores[0].name
+    rows = [
+        (row.label, m, mean(values), stdev(values) if len(values) > 1 else 0.0)
+        for m, by_row in found.items()
+        for row, values in zip(table.rows, by_row, strict=True)
+        if values
+    ]
+    plot = _plot(
+        "contributions",
+        f"what each modality adds to {spoken(score)}",
+        "Shapley values: they add up to the score with all modalities minus that of the best constant. Bars: "
+        "mean over seeds; lines: standard deviation.",
+        draw_contributions(table, score),
+        (table.axis, "modality", "shapley", "sd"),
+        rows,
+    )
+    return [plot]
+
+
+def _fronts(report: Report) -> list[dict[str, str]]:
+    """Give the pairs of figures to draw: score against costs, and the sweep's own two objectives."""
+    own = dict(report.results.objective)
+    wanted = [*report.objectives()] + ([own] if len(own) == 2 else [])
+    known = {tuple(sorted(o)): o for o in wanted}
+    return [o for o in known.values() if drawable(report.results.found, o)]
+
+
+def _front(report: Report, objective: Mapping[str, str]) -> Plot:
+    found, axes = report.results.found, report.results.axes
+    kept = {s.point for s in front(found, objective)}
+    rows = [
+        (s.point, *(s.params.get(a, "none") for a in axes), *(s.mean(f) for f in objective), s.point in kept)
+        for s in found
+    ]
+    return _plot(
+        "front_" + "_".join(f.rpartition("/")[2] for f in objective),
+        " against ".join(objective),
+        "Every point of the sweep. No other point beats those on the front by both figures on validation.",
+        draw_front(found, objective),
+        ("point", *axes, *objective, "on front"),
+        rows,
+    )
+
+
+def _plot(
+    name: str, title: str, caption: str, figure: Any, heads: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> Plot:
     from markupsafe import Markup
 
-    from mmx.report.pareto import draw_front
-
-    wanted = sweep.search.objective
-    drawn: dict[str, object] = {}
-    if score and best_by_strategy(found):
-        drawn["curves"] = Markup(svg_of(_draw(tracker, found, score)))  # noqa: S704 our own SVG
-    if len(wanted) == 2 and any(all(s.values(f) for f in wanted) for s in found):
-        drawn["front"] = Markup(svg_of(draw_front(found, wanted)))  # noqa: S704 our own SVG
-        drawn["front_of"] = " against ".join(wanted)
-    return drawn
+    svg = Markup(svg_of(figure, f"{title}. {caption}"))  # noqa: S704 our own SVG, its label escaped
+    shown = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    return Plot(name, title[0].upper() + title[1:], caption, svg, heads, shown, _uri(csv_text(heads, rows)))
 
 
-def _draw(tracker: Tracker, found: Sequence[Standing], score: str) -> Any:
-    """Draw a line a strategy, with the range over seeds as a band."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axis = figure.subplots()
-    own = looks(found)
-    for strategy, standing in best_by_strategy(found).items():
-        points = curve(tracker, standing, score)
-        if not points:
-            continue
-        colour, marker = own[strategy]
-        axis.plot(
-            list(points), [mean(v) for v in points.values()], label=strategy, color=colour, marker=marker
-        )
-        axis.fill_between(
-            list(points),
-            [min(v) for v in points.values()],
-            [max(v) for v in points.values()],
-            color=colour,
-            alpha=0.15,
-        )
-    axis.set(xlabel="missing (%), any modality", ylabel=score.replace("_", " "))
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    return figure
+def _uri(text: str) -> str:
+    """Give a text as an address that holds it."""
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
 
 
-def svg_of(figure: Any) -> str:
-    """Give a matplotlib figure as an SVG element; its text stays text, to be searched and read out."""
-    import matplotlib
+def _tables(report: Report, table: Table) -> list[dict[str, Any]]:
+    """Lay a table out twice: the curve, and the figures beside it."""
+    what = f"{spoken(report.score)} by percent missing of {missing(report.target)}"
+    return [
+        _laid_out(table, what[0].upper() + what[1:], {p: f"{p} %" for p in table.rates}),
+        _laid_out(table, f"Figures of that curve by {table.axis}", {n: FIGURES[n] for n in table.names}),
+    ]
 
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg")
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+def _laid_out(table: Table, caption: str, columns: Mapping[Any, str]) -> dict[str, Any]:
+    best = {c: table.best(c) for c in columns}
+    rows = [
+        {"label": row.label, "cells": [(_text(row, c), row.label in best[c]) for c in columns]}
+        for row in table.rows
+    ]
+    return {"caption": caption, "heads": [table.axis, *columns.values()], "rows": rows}
+
+
+def _text(row: Row, column: int | str) -> str:
+    return told(row.values(column), str(column))
+
+
+def _points(results: Results) -> dict[str, Any]:
+    """List all points, the pruned ones with the reason."""
+    names = [f for f in figures_of(results.found) if f.startswith(("summary/", "cost/train"))]
+    return {
+        "axes": results.axes,
+        "figures": [name.partition("/")[2].replace("_", " ") for name in names],
+        "pruned": any(s.pruned for s in results.found),
+        "rows": [_point(results, s, names) for s in results.found],
+    }
+
+
+def _point(results: Results, standing: Standing, figures: Sequence[str]) -> dict[str, Any]:
+    return {
+        "point": standing.point,
+        "axes": [standing.params.get(a, "none") for a in results.axes],
+        "seeds": standing.seeds,
+        "figures": [standing.told(f) if standing.values(f) else "–" for f in figures],
+        "pruned": standing.pruned,
+    }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmx.errors import InputError
-from mmx.report.page import looks, method_of, svg_of
+from mmx.report.drawing import looks, method_of, svg_of
 from mmx.report.standings import Standing, selected, why_pruned
 
 WIDE_RANGE = 20

@@ -1,0 +1,136 @@
+"""Tables of a report: for each axis of the sweep, the best point of each value, figures by seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from mmx.contracts import TrialRecord
+from mmx.metrics import area
+from mmx.report.results import PARAMETERS, SECONDS, Results
+from mmx.report.standings import Standing
+
+BySeed = Mapping[int, float]
+FIGURES = {
+    "robust": "mean over rates",
+    "area": "area",
+    "clean": "clean",
+    "worst": "worst pattern",
+    "drop_at_50": "drop at 50",
+    "retention": "retention",
+    "trainable_params": "trainable parameters",
+    "train_seconds": "train seconds",
+}
+"""Figures beside the curve, and how a table heads them."""
+LOWER_IS_BETTER = ("drop_at_50", "trainable_params", "train_seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The best point of one value of an axis. `rates`: by percent missing, then by seed."""
+
+    label: str
+    standing: Standing
+    rates: Mapping[int, BySeed]
+    figures: Mapping[str, BySeed]
+
+    def values(self, column: int | str) -> BySeed:
+        """Give what stands in a column: a percent or a figure."""
+        found = self.rates.get(column) if isinstance(column, int) else self.figures.get(column)
+        return found or {}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One axis of the sweep; `higher`: whether higher scores are better."""
+
+    axis: str
+    rows: Sequence[Row]
+    higher: bool
+
+    @property
+    def rates(self) -> list[int]:
+        """All percents that some row was evaluated at."""
+        return sorted({percent for row in self.rows for percent in row.rates})
+
+    @property
+    def names(self) -> list[str]:
+        """The figures that some row has."""
+        return [name for name in FIGURES if any(row.figures.get(name) for row in self.rows)]
+
+    def best(self, column: int | str) -> set[str]:
+        """Name the rows whose mean is best in a column, a percent or a figure."""
+        found = {row.label: row.values(column) for row in self.rows}
+        means = {label: mean(values.values()) for label, values in found.items() if values}
+        if len(means) < 2:
+            return set()
+        lower = column in LOWER_IS_BETTER
+        lower = lower or (column != "retention" and not self.higher)
+        top = min(means.values()) if lower else max(means.values())
+        return {label for label, value in means.items() if value == top}
+
+
+def table_of(results: Results, axis: str, score: str, target: str) -> Table:
+    """Make the table of an axis."""
+    rows = [row_of(results, label, s, score, target) for label, s in results.best(axis).items()]
+    return Table(axis, rows, results.higher_is_better(score))
+
+
+def row_of(results: Results, label: str, standing: Standing, score: str, target: str) -> Row:
+    """Collect a point's figures over its seeds."""
+    rates: dict[int, dict[int, float]] = {}
+    figures: dict[str, dict[int, float]] = {}
+    for record in standing.records:
+        curve = results.curve(record, score, target)
+        for percent, value in curve.items():
+            rates.setdefault(percent, {})[record.seed] = value
+        summary = summary_of(curve) | _worst(results, record, score, target) | _costs(record)
+        for name, value in summary.items():
+            figures.setdefault(name, {})[record.seed] = value
+    return Row(label, standing, dict(sorted(rates.items())), figures)
+
+
+def summary_of(curve: Mapping[int, float]) -> dict[str, float]:
+    """Sum up a curve by percent: its mean, the area under it, clean, drop, retention."""
+    if not curve:
+        return {}
+    summary = {"robust": mean(curve.values())}
+    if len(curve) > 1:
+        summary["area"] = area({float(p): value for p, value in curve.items()})
+    if 0 in curve:
+        summary["clean"] = curve[0]
+        summary |= {"drop_at_50": curve[0] - curve[50]} if 50 in curve else {}
+        summary |= {"retention": summary["robust"] / curve[0]} if curve[0] else {}
+    return summary
+
+
+def _worst(results: Results, record: TrialRecord, score: str, target: str) -> dict[str, float]:
+    """Give the worst pattern's score; what it is of one modality's absence alone, no pattern tells."""
+    if target != "any":
+        return {}
+    if score == results.task.scores[0].name and "summary/worst" in record.metrics:
+        return {"worst": record.metrics["summary/worst"]}
+    values = patterns_of(record, score).values()
+    pick = min if results.higher_is_better(score) else max
+    return {"worst": pick(values)} if values else {}
+
+
+def patterns_of(record: TrialRecord, score: str) -> dict[str, float]:
+    """Give a trial's score by availability pattern, named by what is present."""
+    head = f"pattern/{score}_has_"
+    return {n.removeprefix(head): v for n, v in record.metrics.items() if n.startswith(head)}
+
+
+def _costs(record: TrialRecord) -> dict[str, float]:
+    return {f.removeprefix("cost/"): record.metrics[f] for f in (PARAMETERS, SECONDS) if f in record.metrics}
+
+
+def told(values: BySeed | None, figure: str = "", sign: str = "±") -> str:
+    """Write a figure for a reader: its mean, and the sample standard deviation where seeds tell one."""
+    if not values:
+        return "–"
+    middle = mean(values.values())
+    if figure == "trainable_params":
+        return f"{middle:,.0f}"
+    if figure == "train_seconds":
+        return f"{middle:,.1f}"
+    return f"{middle:.3f} {sign} {stdev(values.values()):.3f}" if len(values) > 1 else f"{middle:.3f}"
