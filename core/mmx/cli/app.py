@@ -2,7 +2,7 @@
 
 import typer
 
-from mmx.cli import cite, data, doctor, init, plugins, run, status, sync, ui, worker
+from mmx.cli import cite, data, doctor, eval, init, plugins, run, status, sync, ui, worker
 
 app = typer.Typer(
     name="mmx",
@@ -17,6 +17,7 @@ app.command("worker")(worker.worker)
 app.command("status")(status.status)
 app.command("sync")(sync.sync)
 app.command("ui")(ui.ui)
+app.command("eval")(eval.evaluate)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
 app.command("cite")(cite.cite)

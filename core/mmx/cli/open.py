@@ -9,6 +9,7 @@ from mmx.errors import PluginError
 from mmx.registry import Registry
 
 if TYPE_CHECKING:
+    from mmx.runs import StoredRun
     from mmx.sweep import Plan
 
 
@@ -29,3 +30,14 @@ def open_plan(path: Path, overrides: Sequence[str] = (), strict: bool = False) -
     from mmx.sweep import plan_sweep
 
     return plan_sweep(*open_sweep(path, overrides, strict))
+
+
+def open_stored(
+    run: str, store: str | None = None, plugins: Sequence[Path] = ()
+) -> tuple["StoredRun", Registry]:
+    """Find a finished trial in the result store, and load the plugins, one-off files included."""
+    from mmx.runs import open_run
+    from mmx.sweep import open_tracker, tracking_address
+
+    registry = Registry.load(files=list(plugins))
+    return open_run(open_tracker(registry, tracking_address(None, store)), run), registry

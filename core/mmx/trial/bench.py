@@ -1,6 +1,7 @@
 """Builds the parts of trials, and opens each dataset once for all the trials that follow."""
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from mmx.assemble import State, build_model, construct_part
-from mmx.config import ComponentSpec, TrialSpec, digest, plain
+from mmx.config import ComponentSpec, MissingSpec, TrialSpec, digest, plain
 from mmx.contracts import Dataset, Modality, Pattern, Procedure, Task
 from mmx.data import Split
 from mmx.errors import DataError, InputError, MmxError
@@ -113,9 +114,7 @@ class Bench:
 
     def protocol(self, spec: TrialSpec) -> Protocol:
         """Build the trial's protocol."""
-        cls = self.registry.load_class("protocol", spec.missing.protocol.name)
-        known = {"modalities": self.modalities(spec), "seed": spec.missing.seed}
-        return construct(cls, spec.missing.protocol.options, known)
+        return build_protocol(self.registry, spec.missing, self.modalities(spec))
 
     def procedure(
         self, spec: TrialSpec, model: MultimodalModel, teacher: MultimodalModel | None = None
@@ -132,6 +131,14 @@ class Bench:
         procedure: Procedure = construct_part(cls, spec.procedure, "procedure", known)
         procedure.check(model)
         return procedure
+
+
+def build_protocol(registry: Registry, missing: MissingSpec, modalities: Sequence[Modality]) -> Protocol:
+    """Build a protocol; needs no dataset."""
+    cls = registry.load_class("protocol", missing.protocol.name)
+    known = {"modalities": tuple(modalities), "seed": missing.seed}
+    protocol: Protocol = construct(cls, missing.protocol.options, known)
+    return protocol
 
 
 def monitor_of(spec: TrialSpec, task: Task) -> Monitor:

@@ -111,12 +111,12 @@ def _tell_masks(spec: TrialSpec, protocol: Protocol, predictions: Predictions, o
 
 
 def drawn_masks(
-    spec: TrialSpec, protocol: Protocol, predictions: Predictions
+    spec: TrialSpec, protocol: Protocol, predictions: Predictions, split: str = "test"
 ) -> list[tuple[str, float, Presence]]:
     """Draw who is present at every target and rate of the evaluation."""
     ids, natural, seed = predictions.ids, predictions.natural, spec.missing.seed
     return [
-        (target, rate, draw_presence(protocol, evaluate.target_rate(target, rate), ids, natural, seed))
+        (target, rate, draw_presence(protocol, evaluate.target_rate(target, rate), ids, natural, seed, split))
         for target in dict.fromkeys(("any", *spec.missing.eval.targets))
         for rate in spec.missing.eval.rates
     ]
