@@ -60,6 +60,7 @@ def toy() -> Callable[..., dict[str, Any]]:
         data = copy.deepcopy(TOY)
         for path, value in (changes or {}).items():
             set_path(data, path.split("."), copy.deepcopy(value))
+        data.setdefault("run", {}).setdefault("plots", False)  # they take longer than a toy trial
         return data
 
     return make

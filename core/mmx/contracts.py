@@ -428,3 +428,8 @@ class Tracker(ABC):
         """Give the address of a sweep's view below the root of the store's own page; empty: there is none."""
         del name
         return ""
+
+    def hint(self, name: str) -> str:
+        """Say how to come to that view by hand, where the page may not open on it; empty: it should."""
+        del name
+        return ""

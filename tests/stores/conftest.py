@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -393,3 +394,25 @@ def record() -> Callable[..., TrialRecord]:
         return TrialRecord("", point, **given)
 
     return make
+
+
+# --------------------------------------------------------------------------------------------- mmx ui
+
+
+@pytest.fixture(scope="session")
+def mlflow_page(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the link that `mmx ui` prints for the finished toy sweep, while it runs."""
+    port = free_port()
+    command = [sys.executable, "-m", "mmx", "ui", "--port", str(port), "--store", finished.address]
+    log = tmp_path_factory.mktemp("ui") / "log.txt"
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent
+        )
+    try:
+        wait_until(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=5), 90, "the page")
+        found = re.search(r"^toy: (\S+)$", log.read_text(encoding="utf-8"), re.MULTILINE)
+        yield found[1] if found else pytest.fail(log.read_text(encoding="utf-8"))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -76,7 +76,9 @@ def run(
         return 0
     limits = Limits(max_trials, seconds, fail_after)
     result = _execute(planned, tracker, device, console, limits, fresh)
-    show_result(planned, result, console, address, as_json)
+    show_result(planned, result, console, as_json)
+    if not as_json:
+        show_link(planned.sweep.name, tracker, address, console)
     return 1 if result.counts["failed"] else 0
 
 
@@ -141,8 +143,8 @@ def _adapter(spec: dict[str, Any]) -> str:
     return ", ".join(sorted(told))
 
 
-def show_result(planned: "Plan", result: "Result", console: Any, address: str, as_json: bool) -> None:
-    """Print the leaderboard and where to look."""
+def show_result(planned: "Plan", result: "Result", console: Any, as_json: bool) -> None:
+    """Print the leaderboard."""
     from mmx.report.standings import axes_of
 
     figures = [next(iter(result.objective)), "summary/clean", "summary/worst"]
@@ -173,9 +175,21 @@ def show_result(planned: "Plan", result: "Result", console: Any, address: str, a
         table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *told_figures, s.pruned and "yes")
     console.print(table)
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
+    console.print(counts, highlight=False)
+
+
+def show_link(name: str, tracker: Any, address: str, console: Any) -> None:
+    """Print where the robustness curves are to be seen: a server's page, or the command that starts one."""
     from mmx.config.address import without_login
 
-    console.print(f"{counts}. Look: mmx ui --store {without_login(address)}", highlight=False)
+    shown, page = without_login(address), tracker.page(name)
+    if not shown.startswith(("http://", "https://")):
+        option = "" if shown == "sqlite:///mlflow.db" else f" --store {shown}"
+        console.print(f"Look: mmx ui{option}, then http://127.0.0.1:5000{page}", highlight=False)
+    elif page:
+        console.print(f"Look: {shown.rstrip('/')}{page}", highlight=False)
+    if hint := tracker.hint(name):
+        console.print(hint, highlight=False)
 
 
 def parse_duration(text: str) -> float:

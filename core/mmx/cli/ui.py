@@ -25,21 +25,25 @@ def ui(
 
     address = tracking_address(None, store)
     tracker = open_tracker(Registry.load(), address)
-    pages = {name: tracker.page(name) for name in tracker.find_sweeps()}
+    names = tracker.find_sweeps()
+    pages = {name: tracker.page(name) for name in names}
+    hints = list(dict.fromkeys(filter(None, map(tracker.hint, names))))
     if address.startswith(("http://", "https://")):
-        _show(without_login(address).rstrip("/"), pages)
+        _show(without_login(address).rstrip("/"), pages, hints)
         return 0
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address]
-    _show(f"http://{host}:{port}", pages)
+    _show(f"http://{host}:{port}", pages, hints)
     typer.echo("Ctrl-C ends it.")
     quiet = {**os.environ, "MLFLOW_LOGGING_LEVEL": "WARNING"}
     own = [*command, "--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]
     return subprocess.call(own, env=quiet)  # noqa: S603 a fixed command
 
 
-def _show(root: str, pages: dict[str, str]) -> None:
+def _show(root: str, pages: dict[str, str], hints: list[str]) -> None:
     """Print a link for each sweep: its robustness curves, grouped by what it varies."""
     if not pages:
         typer.echo(f"{root} (no sweep in this store yet)")
     for name, page in pages.items():
         typer.echo(f"{name}: {root}{page}")
+    for hint in hints:
+        typer.echo(hint)

@@ -176,6 +176,8 @@ class RunSpec:
     """Tries more for a failed point within one call."""
     lease: float = 300.0
     """Seconds after which a worker on another machine that gave no sign of life counts as gone."""
+    plots: bool = True
+    """Draw each trial's curve, patterns and confusion (about 0.6 s a trial), and the sweep's plots."""
     folder: str = ".mmx"
     """Where checkpoints, logs and unsent results lie; on shared disk where several machines work."""
 

@@ -13,13 +13,15 @@ import torch
 from mmx.config import TrialSpec
 from mmx.config.address import without_login
 from mmx.registry import Registry
+from mmx.trial import Bench
+from mmx.trial.code import code_digest, components_of
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES")
 """Of the environment, what may change numbers."""
 
 
-def environment_of(spec: TrialSpec, registry: Registry, device: torch.device, data: str) -> dict[str, Any]:
-    """Describe where a trial runs, as plain data; `data` is a hash of its dataset. Holds no secrets."""
+def environment_of(spec: TrialSpec, bench: Bench, device: torch.device) -> dict[str, Any]:
+    """Describe where a trial runs, and with which code and data, as plain data. Holds no secrets."""
     return {
         "command": command(),
         "python": platform.python_version(),
@@ -27,8 +29,9 @@ def environment_of(spec: TrialSpec, registry: Registry, device: torch.device, da
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "data": data,
-        "plugins": plugins_of(spec, registry),
+        "code": code_digest(spec, bench.registry),
+        "data": bench.data_digest(spec),
+        "plugins": plugins_of(spec, bench.registry),
         "packages": packages(),
     }
 
@@ -44,12 +47,7 @@ def _processor() -> str:
 
 def plugins_of(spec: TrialSpec, registry: Registry) -> list[dict[str, str]]:
     """List the components that a trial uses, with their distributions and versions."""
-    named = {("dataset", spec.dataset.name), ("protocol", spec.missing.protocol.name)}
-    named |= {("strategy", spec.strategy.name), ("fusion", spec.fusion.name)}
-    named |= {("encoder", encoder.name) for encoder in spec.encoders.values()}
-    for stage in spec.stages():
-        named |= {("adapter", part.name) for part in (*stage.adapters.values(), stage.fusion_adapter)}
-        named.add(("procedure", stage.procedure.name))
+    named = {part for stage in spec.stages() for part in components_of(stage)}
     found = []
     for kind, name in sorted(named):
         offer = registry.find(kind, name)

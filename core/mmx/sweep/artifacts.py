@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from mmx.config import SweepSpec, TrialSpec, plain
 from mmx.contracts import Task, TrialLog
 from mmx.registry import Registry
+from mmx.report.trial_plots import write_trial_plots
 from mmx.runs import ENVIRONMENT, PREDICTIONS, SPEC, TRAINED
 from mmx.runs.environment import environment
 from mmx.runs.predictions import write_predictions
@@ -19,9 +21,14 @@ from mmx.trial import Outcome
 
 
 def keep_trial(
-    log: TrialLog, spec: TrialSpec, outcome: Outcome, task: Task, where: Mapping[str, Any]
+    log: TrialLog,
+    spec: TrialSpec,
+    outcome: Outcome,
+    task: Task,
+    where: Mapping[str, Any],
+    plots: bool = True,
 ) -> None:
-    """Write a finished trial's figures, predictions, trained weights, spec and environment."""
+    """Write a finished trial's figures, predictions, trained weights, spec, environment and plots."""
     by_step: dict[int, dict[str, float]] = {}
     for name, curve in outcome.metrics.items():
         if not name.startswith(("train/", "val/")):  # these were logged epoch by epoch
@@ -36,8 +43,20 @@ def keep_trial(
         save_file(dict(outcome.state), place / TRAINED)
         if outcome.predictions is not None:
             write_predictions(place / PREDICTIONS, outcome.predictions, task, "test")
+        if plots:
+            _draw(place, outcome, task)
         for path in sorted(place.iterdir()):
             log.artifact(path)
+
+
+def _draw(folder: Path, outcome: Outcome, task: Task) -> None:
+    """Draw a trial's plots; that one cannot be drawn is told, and no reason to lose the trial."""
+    try:
+        write_trial_plots(folder, outcome, task)
+    except OSError:  # of the disk, which others meet as well
+        raise
+    except Exception as error:  # noqa: BLE001 a stranger's task may have scores that nobody foresaw
+        warnings.warn(f"a trial's plots could not be drawn: {error}", stacklevel=2)
 
 
 def sweep_files(folder: Path, sweep: SweepSpec, plan: Mapping[str, Any], registry: Registry) -> list[Path]:

@@ -136,8 +136,9 @@ class Runner:
             split = bench.split(spec, name)
             facts = {"samples": len(split), "modalities": list(split.modalities)}
             log.data(spec.dataset.name, name, split.digest, facts)
-        where = environment_of(spec, self.plan.registry, self.device, bench.data_digest(spec))
-        keep_trial(log, spec, outcome, bench.dataset(spec.dataset).task, where)
+        where = environment_of(spec, bench, self.device)
+        task = bench.dataset(spec.dataset).task
+        keep_trial(log, spec, outcome, task, where, self.plan.sweep.run.plots)
 
     def _commit(
         self, attempt: Attempt, outcome: Outcome, verdict: Callable[[list[float]], str]

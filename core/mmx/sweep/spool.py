@@ -111,6 +111,10 @@ class Spooling(Tracker):
         """Give the address of a sweep's view."""
         return self.tracker.page(name)
 
+    def hint(self, name: str) -> str:
+        """Say how to come to that view by hand."""
+        return self.tracker.hint(name)
+
     def open_trial(self, title: str, record: TrialRecord) -> TrialLog:
         """Begin a trial, in the store or, while that is gone, here."""
         plain = replace(record, params=dict(record.params), metrics=dict(record.metrics))

@@ -50,14 +50,15 @@ def code_digest(spec: TrialSpec, registry: Registry) -> str:
     A package counts with all its files, so with weights and data that it brings; what it imports from others
     does not. Files are read once a process. Raises what `registry.load_class` raises.
     """
-    classes = [registry.load_class(kind, name) for kind, name in _components(spec)]
+    classes = [registry.load_class(kind, name) for kind, name in components_of(spec)]
     modules = {"mmx", *(base.__module__ for cls in classes for base in cls.__mro__)}
     known = {*LIBRARIES, *sys.stdlib_module_names}
     sources = {_source(m) for m in modules if m.partition(".")[0] not in known}
     return digest([{name: version(name) for name in LIBRARIES}, sorted(_hash(*source) for source in sources)])
 
 
-def _components(spec: TrialSpec) -> Iterator[tuple[str, str]]:
+def components_of(spec: TrialSpec) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of each component of a trial without phases, or of one of its phases."""
     yield "dataset", spec.dataset.name
     yield from (("encoder", part.name) for part in spec.encoders.values())
     yield from (("adapter", part.name) for part in (*spec.adapters.values(), spec.fusion_adapter))

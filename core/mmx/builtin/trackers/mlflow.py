@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -266,6 +267,14 @@ class Mlflow(Tracker):
         """Give the prepared view of a sweep's runs."""
         experiment = self._find_experiment(name)
         return mlflow_view.page_of(experiment) if experiment else ""
+
+    @asked
+    def hint(self, name: str) -> str:
+        """Say how to group and draw by hand, where the view could not be stored or MLflow is another one."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None or (mlflow_view.TAG in found.tags and mlflow_view.is_known(mlflow.__version__)):
+            return ""
+        return mlflow_view.instructions(found.tags.get(mlflow_view.TAG, ""))
 
     def _connect(self) -> None:
         """Connect to a database by hand: MLflow itself tries for two minutes before it says why it cannot."""

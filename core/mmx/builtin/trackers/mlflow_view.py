@@ -11,6 +11,8 @@ KEY = "robustness"
 TAG = f"mlflow.sharedViewState.{KEY}"
 PREFIXES = ("robustness", "pattern", "summary", "contribution", "cost", "missing", "val", "train")
 LINES = ("robustness", "missing", "val", "train")
+SEEN = ((3, 15), (3, 17))
+"""The first and the last minor version of MLflow whose page was seen to open on the view."""
 LONGEST = 18_000
 """MLflow takes 20,000 characters in a tag of an experiment."""
 
@@ -62,6 +64,23 @@ def _card(metric: str) -> dict[str, object]:
         "range": {},
         "displayPoints": True,
     }
+
+
+def is_known(version: str) -> bool:
+    """Tell whether the page of an MLflow was seen to understand the view."""
+    parts = version.split(".")
+    return SEEN[0] <= (int(parts[0]), int(parts[1])) <= SEEN[1]
+
+
+def instructions(state: str) -> str:
+    """Say how to come to the view by hand; `state` is the tag's value, if there is one."""
+    keys = (
+        [key["groupByData"] for key in json.loads(state)["groupBy"]["groupByKeys"]] if state else ["strategy"]
+    )
+    return (
+        f"if the page shows no curves: choose the chart view, 'Group by' {', '.join(keys)}, aggregate by "
+        f"average, and look at the section 'robustness'"
+    )
 
 
 def page_of(experiment: str) -> str:
