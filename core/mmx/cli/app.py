@@ -2,7 +2,23 @@
 
 import typer
 
-from mmx.cli import cite, data, doctor, eval, init, plugins, run, status, sync, ui, worker
+from mmx.cli import (
+    cite,
+    data,
+    doctor,
+    eval,
+    export,
+    init,
+    plugins,
+    predict,
+    report,
+    repro,
+    run,
+    status,
+    sync,
+    ui,
+    worker,
+)
 
 app = typer.Typer(
     name="mmx",
@@ -15,9 +31,13 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("worker")(worker.worker)
 app.command("status")(status.status)
+app.command("report")(report.report)
 app.command("sync")(sync.sync)
 app.command("ui")(ui.ui)
 app.command("eval")(eval.evaluate)
+app.command("repro")(repro.repro)
+app.command("export")(export.export)
+app.command("predict")(predict.predict)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
 app.command("cite")(cite.cite)
