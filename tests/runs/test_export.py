@@ -21,10 +21,10 @@ from mmx.cli.app import app
 from mmx.contracts import Tracker, TrialRecord
 from mmx.errors import InputError
 from mmx.evaluate import predict_patterns
-from mmx.registry import Registry
+from mmx.registry import Offer, Registry
 from mmx.runs import StoredRun, open_run
-from mmx.runs.export import ARTIFACT, Exported, export_run, is_exported, open_exported
-from mmx.runs.predictor import FACTS, PLUGINS, WEIGHTS
+from mmx.runs.export import ARTIFACT, Exported, export_run, is_exported, largest_difference, open_exported
+from mmx.runs.predictor import FACTS, PLUGINS, WEIGHTS, ModelFacts
 from mmx.runs.registering import register
 from mmx.sweep import Plan
 from mmx.trial import Bench, run_trial
@@ -115,6 +115,32 @@ def test_merged_and_unmerged_outputs_are_the_runs(
     kept = export_run(run, plan.bench, tmp_path / "kept", merge=False)
     assert all(told.endswith("kept, as asked (--no-merge)") for told in kept.adapters.values())
     assert difference(run, plan.bench, tmp_path / "kept") == 0
+
+
+OWN = [o for o in Registry.load().offers if o.kind in {"strategy", "fusion"}]
+
+
+@pytest.mark.parametrize("offer", OWN, ids=lambda o: f"{o.kind}-{o.component.name}")
+def test_every_strategy_and_fusion_is_built_from_its_facts_alone(
+    plan_toy: Callable[..., Plan], registry: Registry, offer: Offer
+) -> None:
+    parts = {"strategy": "skip", offer.kind: {"name": offer.component.name, **offer.component.example}}
+    pixels = {"dataset": {"name": "digits"}, "encoders": {"image": "tiny_vit", "audio": "tiny_ast"}}
+    try:
+        plan = plan_toy({**parts, "missing.eval.targets": ["any"]})
+    except InputError:  # it puts prompts in, which perceptrons do not take
+        plan = plan_toy({**pixels, **parts, "missing.eval.targets": ["any"]})
+    spec, bench = plan.cells[0].spec, plan.bench
+    facts = ModelFacts.of(spec, bench)
+    again = ModelFacts.from_dict(json.loads(json.dumps(facts.to_dict())), "facts")
+    assert again == facts
+    model = bench.model(facts.spec).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    built = again.build(registry, model.state_dict())
+    batch = bench.split(spec, "test").batch(torch.arange(6), bench.split(spec, "test").natural)
+    assert largest_difference(model, built, batch, facts.task) == 0
 
 
 def test_adapter_that_cannot_be_folded_stays_as_it_is(

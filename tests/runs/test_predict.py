@@ -213,6 +213,14 @@ def test_number_that_the_type_cannot_hold_is_told(cell: list[float]) -> None:
         read_table(pd.DataFrame({"image": [cell]}), INPUTS)
 
 
+def test_large_whole_number_is_kept_to_the_last_digit() -> None:
+    tokens = {"text": Input("text", (2,), "int64")}
+    rows = read_table(pd.DataFrame({"text": [[2**53 + 1, -3]]}), tokens)
+    assert rows.inputs["text"].tolist() == [[2**53 + 1, -3]]
+    with pytest.raises(InputError, match="are no int64"):
+        read_table(pd.DataFrame({"text": [[2**63, 0]]}), tokens)
+
+
 def test_rows_without_any_modality_are_named() -> None:
     cells = pd.Series([[1, 2, 3], None, [1, 2, 3], None], dtype=object)
     with pytest.raises(InputError, match="rows 1, 3: no modality at all"):
@@ -351,6 +359,11 @@ def test_command_writes_what_it_prints_as_json(
 def test_command_prints_the_rows(mmx_predict: Callable[..., tuple[int, str]]) -> None:
     code, text = mmx_predict()
     assert code == 0 and "prediction" in text and "m0.m1" in text
+
+
+def test_folder_that_is_no_model_is_told(data: Path) -> None:
+    with pytest.raises(InputError, match="is no exported model"):
+        app(["predict", str(data.parent), str(data)], standalone_mode=False)
 
 
 def test_command_refuses_where_it_cannot_write(

@@ -48,10 +48,13 @@ def predict(
 
 
 def _open(run: str, store: str | None, plugins: Sequence[Path]) -> "Predictor":
+    from mmx.errors import InputError
     from mmx.runs.export import is_exported, open_exported
 
     if is_exported(Path(run)):
         return open_exported(Path(run))
+    if Path(run).is_dir():
+        raise InputError(f"folder '{run}' is no exported model; `mmx export` writes one")
     from mmx.cli.open import open_stored
     from mmx.runs.predictor import predictor_of
     from mmx.trial import Bench

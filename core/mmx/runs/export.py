@@ -187,22 +187,28 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-@torch.inference_mode()
 def _check(run: StoredRun, bench: Bench, task: Task, exported: Predictor) -> float:
     """Compare outputs of every pattern on some test rows (InputError where they differ by much)."""
-    model, split = run.model(bench), bench.split(run.spec, "test")
+    split = bench.split(run.spec, "test")
     batch = split.batch(torch.arange(min(CHECKED, len(split))), split.natural)
-    most = 0.0
-    for pattern in all_patterns(model.modalities):
-        some = _restricted(batch, pattern)
-        if len(some.ids):
-            one, other = (task.outputs(m(some).logits.float()) for m in (model, exported.model))
-            most = max(most, float((one - other).abs().max()))
+    most = largest_difference(run.model(bench), exported.model, batch, task)
     if most > TOLERANCE:
         raise InputError(
             f"the exported model's outputs differ from the run's by up to {most:.2g}, so some part does not "
             f"keep its word; try --no-merge"
         )
+    return most
+
+
+@torch.inference_mode()
+def largest_difference(one: MultimodalModel, other: MultimodalModel, batch: Batch, task: Task) -> float:
+    """Give the largest difference of two models' outputs over all rows and availability patterns."""
+    most = 0.0
+    for pattern in all_patterns(one.modalities):
+        some = _restricted(batch, pattern)
+        if len(some.ids):
+            found, wanted = (task.outputs(model(some).logits.float()) for model in (one, other))
+            most = max(most, float((found - wanted).abs().max()))
     return most
 
 

@@ -142,19 +142,26 @@ def _read_cell(cell: Any, wanted: Input) -> Tensor:
             f"has shape {list(numbers.shape)}, wanted {list(wanted.shape)} (or {wanted.count} numbers in "
             f"one list)"
         )
-    dtype = getattr(torch, wanted.dtype)
     if not np.isfinite(numbers).all():
         raise DataError("holds NaN or infinite numbers")
-    # Copied, since arrays from files and tables may be read-only.
-    value = torch.from_numpy(
-        numbers.reshape(wanted.shape).astype(np.float64 if dtype.is_floating_point else None)
-    )
-    read = value.to(dtype)
-    if dtype.is_floating_point and not bool(torch.isfinite(read).all()):
-        raise DataError(f"holds numbers that are too large for {wanted.dtype}")
-    if not dtype.is_floating_point and not bool((read == value).all()):
-        raise DataError(f"holds numbers that are no {wanted.dtype}")
-    return read
+    return _as_type(numbers.reshape(wanted.shape), wanted.dtype)
+
+
+def _as_type(numbers: np.ndarray, name: str) -> Tensor:
+    """Give numbers another type (DataError where it cannot hold them)."""
+    dtype = getattr(torch, name)
+    if dtype.is_floating_point:
+        # Copied, since arrays from files and tables may be read-only.
+        found = torch.from_numpy(numbers.astype(np.float64)).to(dtype)
+        if not bool(torch.isfinite(found).all()):
+            raise DataError(f"holds numbers that are too large for {name}")
+        return found
+    with np.errstate(invalid="ignore"):  # what overflows is no longer equal below
+        whole = numbers.astype(np.int64)
+    found = torch.from_numpy(whole).to(dtype)
+    if not (whole == numbers).all() or not bool((found == torch.from_numpy(whole)).all()):
+        raise DataError(f"holds numbers that are no {name}")
+    return found
 
 
 def _numbers(cell: Any) -> np.ndarray:
