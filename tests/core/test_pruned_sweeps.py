@@ -46,9 +46,9 @@ class Bed:
         self.address = f"sqlite:///{folder}/mlflow.db"
         self.client = MlflowClient(tracking_uri=self.address)
 
-    def run(self, search: dict[str, Any]) -> int:
+    def run(self, search: dict[str, Any], plots: bool = False) -> int:
         """Run, and give how many trials ended."""
-        self.plan = self.plan_toy({"training": SIZES, "search": search})
+        self.plan = self.plan_toy({"training": SIZES, "search": search, "run": {"plots": plots}})
         self.tracker = open_tracker(self.plan.registry, self.address)
         silent = Silent()
         self.result: Result = run_sweep(self.plan, self.tracker, "cpu", silent, Limits())
@@ -149,7 +149,7 @@ def test_two_objectives_leave_the_front_as_a_plot_and_in_status(
         "axes": {"strategy.name": ["skip", "zero_fill", "mask_token"]},
         "objective": {"summary/robust_accuracy": "maximize", "cost/trainable_params": "minimize"},
     }
-    bed.run(search)
+    bed.run(search, plots=True)
     assert bed.artifact("pareto.png").read_bytes().startswith(b"\x89PNG")
     content = {**bed_file(bed), "search": search}
     (bed.folder / "sweep.yaml").write_text(json.dumps(content), encoding="utf-8")

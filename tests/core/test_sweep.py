@@ -384,6 +384,7 @@ def shown(
                 "search": search,
                 "adapter": {"name": "lora", "rank": 1},
                 "store": {"study": "sqlite:///optuna.db"},
+                "run": {"plots": True},
             }
         )
         yield found
@@ -470,7 +471,8 @@ def test_summary_is_the_mean_of_the_curve_that_is_shown(shown: Sweep) -> None:
 def test_children_keep_their_files_and_no_pickle(shown: Sweep) -> None:
     for child in shown.runs("trial"):
         names = {f.path for f in shown.client.list_artifacts(child.info.run_id)}
-        assert {"predictions.parquet", "trained.safetensors"} <= names
+        assert {"predictions.parquet", "trained.safetensors", "spec.json", "environment.json"} <= names
+        assert {"curve.png", "patterns.png", "confusion.png"} <= names
         assert not any(n.endswith((".pkl", ".pt", ".pickle")) for n in names)
 
 
@@ -487,7 +489,7 @@ def test_parent_keeps_how_it_was_made(shown: Sweep) -> None:
     (parent,) = shown.runs("sweep")
     names = {f.path for f in shown.client.list_artifacts(parent.info.run_id)}
     assert {"resolved.yaml", "plan.json", "plugins.json", "environment.txt", "leaderboard.csv",
-            "report.html"} <= names  # fmt: skip
+            "report.html", "curves.png", "lattice.png"} <= names  # fmt: skip
     resolved = Path(shown.client.download_artifacts(parent.info.run_id, "resolved.yaml")).read_text()
     assert "optuna.db" not in resolved and str(shown.folder) not in resolved
 

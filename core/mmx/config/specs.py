@@ -177,7 +177,7 @@ class RunSpec:
     lease: float = 300.0
     """Seconds after which a worker on another machine that gave no sign of life counts as gone."""
     plots: bool = True
-    """Draw each trial's curve, patterns and confusion (about 0.6 s a trial), and the sweep's plots."""
+    """Draw each trial's curve, patterns and confusion (about 0.6 s), and the sweep's page and plots."""
     folder: str = ".mmx"
     """Where checkpoints, logs and unsent results lie; on shared disk where several machines work."""
 

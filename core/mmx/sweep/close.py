@@ -49,7 +49,8 @@ def close_sweep(plan: Plan, tracker: Tracker) -> Result:
         files = sweep_files(folder, plan.sweep, facts, plan.registry)
         if found:
             write_leaderboard(folder / "leaderboard.csv", found, axes)
-            files += [folder / "leaderboard.csv", *_draw(folder, results)]
+            files.append(folder / "leaderboard.csv")
+            files += _draw(folder, results) if plan.sweep.run.plots else []
         counts = facts["counts"]
         curves = parent_curves(tracker, found) if found else {}
         files += sorted(log_folder(plan.sweep).glob("*.log"))
