@@ -5,7 +5,7 @@ probabilities (exact, for scores that are means over samples) or picked by seede
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,18 +136,36 @@ def values_at(predictions: Predictions, score: Score, protocol: Protocol, rate: 
     Each pattern's value is weighted with its probability; the score at the rate is the mean over samples.
     """
     values = np.zeros(len(predictions.ids))
+    for index, weight, own in _weighted(predictions, score, protocol, rate):
+        values[index] += weight * own
+    return values
+
+
+def _weighted(
+    predictions: Predictions, score: Score, protocol: Protocol, rate: Rate
+) -> Iterator[tuple[Array, float, Array]]:
+    """Give rows, a pattern's probability for them, and what they score with it."""
     for natural, rows in natural_groups(predictions.natural).items():
         index = rows.numpy()
         for pattern, weight in pattern_weights(protocol, rate, natural, predictions.modalities).items():
             if weight > 0:
-                own = score.compute(predictions.outputs[pattern][index], predictions.targets[index])
-                values[index] += weight * own
-    return values
+                yield (
+                    index,
+                    weight,
+                    score.compute(predictions.outputs[pattern][index], predictions.targets[index]),
+                )
 
 
 def _exact(predictions: Predictions, score: Score, protocol: Protocol, rate: Rate) -> float:
-    """Sum what each sample is expected to score."""
-    return float(np.sum(values_at(predictions, score, protocol, rate))) / len(predictions.ids)
+    """Weight each pattern's sum with its probability.
+
+    Not the mean of `values_at`, which rounds otherwise: figures of earlier runs must come back to the last
+    bit.
+    """
+    total = 0.0
+    for _, weight, values in _weighted(predictions, score, protocol, rate):
+        total += weight * float(np.sum(values))
+    return total / len(predictions.ids)
 
 
 def drawn_outputs(predictions: Predictions, protocol: Protocol, rate: Rate, seed: int, split: str) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmx.builtin.protocols.per_modality import PerModality
 from mmx.cli import main
 from mmx.config import ComponentSpec, TrialSpec
 from mmx.contracts import Task, Tracker, TrialRecord
@@ -131,6 +132,18 @@ def test_validation_split_gives_what_selection_read(run: StoredRun, registry: Re
     selected = {n.removeprefix("selection/"): v for n, v in metrics.items() if n.startswith("selection/")}
     logged = {n.removeprefix("summary/"): v[0] for n, v in figures(found).items() if n.startswith("summary/")}
     assert logged == selected and found.source == MODEL and found.samples == 24
+
+
+def test_exact_curve_is_rounded_as_it_always_was(run: StoredRun, registry: Registry) -> None:
+    found = score_again(run, Asked(rates=(0.1, 0.3, 0.7)), registry, CPU)
+    predictions = run.stored[0]
+    hits = {p: float(np.sum(o.argmax(axis=1) == predictions.targets)) for p, o in predictions.outputs.items()}
+    for rate, value in found.curves["any"]["accuracy"].items():
+        weights = PerModality().weights(rate, predictions.modalities)
+        total = 0.0
+        for pattern, weight in weights.items():
+            total += weight * hits[pattern]
+        assert value == total / 40
 
 
 # --------------------------------------------------------------------------------------- what else is asked
@@ -340,9 +353,11 @@ def test_protocol_of_a_plugin_file_is_taken(mmx_eval: Command, tmp_path: Path) -
 
 MISTAKES = {
     "score": (["--scores", "acuracy"], "no score 'acuracy'. Did you mean 'accuracy'?"),
-    "no_scores": (["--scores", ","], "no scores"),
+    "no_scores": (["--scores", ","], "--scores ',' names nothing"),
     "rates_text": (["--rates", "0,half"], "--rates '0,half' is no list of fractions"),
-    "no_rates": (["--rates", ","], "no rates"),
+    "no_rates": (["--rates", ","], "--rates ',' names nothing"),
+    "no_targets": (["--targets", ""], "--targets '' names nothing"),
+    "no_patterns": (["--patterns", ","], "--patterns ',' names nothing"),
     "rate_above_one": (["--rates", "0,50"], "rate 50 is no fraction between 0 and 1"),
     "rate_nan": (["--rates", "nan"], "rate nan is no fraction"),
     "rate_too_high": (["--rates", "0.7", "--protocol", "per_cell"], "the highest is 0.5"),

@@ -61,9 +61,9 @@ def evaluate(
     asked = Asked(
         rates=asked_rates,
         protocol=protocol_spec,
-        targets=None if targets is None else _names(targets),
-        scores=None if scores == "all" else _names(scores),
-        patterns=patterns if patterns in (None, "all") else _names(patterns),
+        targets=None if targets is None else _names("--targets", targets),
+        scores=None if scores == "all" else _names("--scores", scores),
+        patterns=patterns if patterns in (None, "all") else _names("--patterns", patterns),
         seed=seed,
         split=split,
     )
@@ -85,7 +85,7 @@ def evaluate(
 def read_rates(text: str) -> tuple[float, ...]:
     """Read fractions, joined by commas."""
     try:
-        return tuple(float(part) for part in _names(text))
+        return tuple(float(part) for part in _names("--rates", text))
     except ValueError as error:
         raise InputError(f"--rates '{text}' is no list of fractions; write it like 0,0.25,0.5") from error
 
@@ -111,8 +111,11 @@ def read_protocol(text: str) -> "ComponentSpec":
     return found
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _names(option: str, text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise InputError(f"{option} '{text}' names nothing; leave it out for the default")
+    return found
 
 
 def _check_files(csv: Path | None, plot: Path | None) -> None:
@@ -240,6 +243,8 @@ def _table(
     from rich.table import Table
 
     columns: Sequence[Any] = list(dict.fromkeys(c for row in rows.values() for c in row))
+    if not columns:
+        return
     table = Table(title=title, box=None, title_justify="left", title_style="bold")
     table.add_column(head)
     for column in columns:

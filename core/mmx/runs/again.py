@@ -90,10 +90,9 @@ def score_again(run: StoredRun, asked: Asked, registry: Registry, device: torch.
     if asked.split not in SPLITS:
         raise InputError(f"'{asked.split}' is no split.{did_you_mean(asked.split, SPLITS)}")
     source = _stored(run, asked.split, registry) or _model(run, asked.split, registry, device)
-    if asked.scores == ():
-        raise InputError("no scores are named; leave the choice out for all of them")
     own = (*source.task.scores, *source.task.more_scores)
-    scores = own if asked.scores is None else tuple(source.task.score(name) for name in asked.scores)
+    names = tuple(s.name for s in own) if asked.scores is None else asked.scores
+    scores = tuple(source.task.score(name) for name in dict.fromkeys(names))
     spec = replace(run.spec, missing=_missing(run.spec.missing, asked, registry))
     protocol = build_protocol(registry, spec.missing, source.modalities)
     _check(spec.missing, protocol, source.modalities)
@@ -162,8 +161,6 @@ def _check(missing: MissingSpec, protocol: Protocol, modalities: Sequence[Modali
     for name in () if isinstance(asked.patterns, str) else asked.patterns:
         if name not in names:
             raise InputError(f"'{name}' is no pattern of what is present.{did_you_mean(name, names)}")
-    if not asked.rates or not asked.targets:
-        raise InputError(f"no {'targets' if asked.rates else 'rates'} to score at; name one or more")
     for rate in asked.rates:
         _check_rate(rate, missing, protocol, modalities)
 
