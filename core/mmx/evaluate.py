@@ -206,11 +206,12 @@ def mask_digest(presences: Sequence[Presence]) -> str:
 
 def as_columns(predictions: Predictions) -> dict[str, Any]:
     """Lay predictions out as columns of a table: a row for each sample and pattern that it can have."""
-    columns: dict[str, list[Any]] = {"id": [], "pattern": [], "target": []}
+    columns: dict[str, list[Any]] = {"id": [], "row": [], "pattern": [], "target": []}
     stacked = []
     for pattern, outputs in predictions.outputs.items():
         rows = predictions.has(pattern).nonzero()[0]
         columns["id"] += [predictions.ids[int(r)] for r in rows]
+        columns["row"] += rows.tolist()
         columns["pattern"] += [pattern_name(pattern, predictions.modalities)] * len(rows)
         columns["target"] += predictions.targets[rows].tolist()
         stacked.append(outputs[rows])

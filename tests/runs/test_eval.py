@@ -134,6 +134,20 @@ def test_validation_split_gives_what_selection_read(run: StoredRun, registry: Re
     assert logged == selected and found.source == MODEL and found.samples == 24
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_run_whose_samples_lack_modalities_by_nature_comes_back(
+    plan_toy: Callable[..., Plan], left: Callable[..., StoredRun], registry: Registry, seed: int
+) -> None:
+    plan = plan_toy({"dataset.natural_missing": 0.4, "training.epochs": 1, "missing.seed": seed})
+    spec = plan.cells[0].spec
+    outcome = run_trial(spec, plan.bench, CPU)
+    assert outcome.predictions is not None
+    run = left(spec, outcome.predictions, plan.bench.dataset(spec.dataset).task)
+    found = score_again(run, LOGGED, registry, CPU)
+    assert found.source == STORED and figures(found) == of_evaluation(outcome.metrics)
+    assert found.masks == outcome.mask_digest and list(run.stored[0].ids) == list(outcome.predictions.ids)
+
+
 def test_exact_curve_is_rounded_as_it_always_was(run: StoredRun, registry: Registry) -> None:
     found = score_again(run, Asked(rates=(0.1, 0.3, 0.7)), registry, CPU)
     predictions = run.stored[0]

@@ -26,6 +26,7 @@ KINDS: dict[str, type[Task]] = {
 def write_predictions(path: Path, predictions: Predictions, task: Task, split: str) -> None:
     """Write a table with a row for each sample and pattern: id, pattern, target, `output_0` and so on.
 
+    `row` is the sample's place in its split: digests of masks, and the last bit of a mean, hang on the order.
     Its metadata hold the modalities in their order, the split, and the task where it is one of mmx's own.
     """
     facts = {"modalities": list(predictions.modalities), "split": split, "task": task_facts(task)}
@@ -36,14 +37,18 @@ def write_predictions(path: Path, predictions: Predictions, task: Task, split: s
 def read_predictions(path: Path) -> tuple[Predictions, Task | None, str]:
     """Read such a table: the predictions, the task (None: not one of mmx's own) and the split's name.
 
-    InputError where the file is none. Samples stand in the order in which they were written.
+    InputError where the file is none. Samples stand in the order of their split; in a table without `row`, as
+    earlier versions wrote it, those that lack a modality come last.
     """
     table = pq.read_table(path)
     if FACTS not in (table.schema.metadata or {}):
         raise InputError(f"'{path.name}' does not say what it holds: it is no table of predictions of mmx")
     facts = json.loads(table.schema.metadata[FACTS])
     modalities = tuple(facts["modalities"])
-    ids, rows = _positions(table["id"].to_pylist())
+    names = table["id"].to_pylist()
+    ids, rows = (
+        _in_order(names, table["row"].to_numpy()) if "row" in table.column_names else _positions(names)
+    )
     columns = [name for name in table.column_names if name.startswith("output_")]
     values = np.column_stack([table[name].to_numpy() for name in columns])
     patterns = np.asarray(table["pattern"].to_pylist())
@@ -64,6 +69,12 @@ def _positions(ids: list[str]) -> tuple[list[str], Array]:
     """Give the different ids, as they come, and each row's place among them."""
     place = {i: n for n, i in enumerate(dict.fromkeys(ids))}
     return list(place), np.asarray([place[i] for i in ids])
+
+
+def _in_order(names: list[str], places: Array) -> tuple[list[str], Array]:
+    """Give the different ids in the order of their places, and each row's number in it."""
+    _, first, rows = np.unique(places, return_index=True, return_inverse=True)
+    return [names[i] for i in first], rows
 
 
 def _spread(values: Any, rows: Any, chosen: Any, count: int) -> Any:
