@@ -92,7 +92,7 @@ class Comparison:
         low, high = sorted((sign * self.low, sign * self.high))
         test = "Holm-corrected p" if self.by_sample else "Holm-corrected bootstrap p"
         found = (
-            f"{self.confidence:.0%} interval {low:.3f} to {high:.3f}; {test} {_p(self.corrected)}; "
+            f"{percent_of(self.confidence)} interval {low:.3f} to {high:.3f}; {test} {_p(self.corrected)}; "
             f"{_seeds(self.seeds)}, {self.samples:,} samples"
         )
         if not self.better:
@@ -102,6 +102,11 @@ class Comparison:
             )
         loser = self.other if self.better == self.one else self.one
         return f"{self.better} is better than {loser} by {abs(self.difference):.3f} ({found})"
+
+
+def percent_of(confidence: float) -> str:
+    """Say a confidence."""
+    return f"{100 * confidence:g} %"
 
 
 def _p(value: float) -> str:

@@ -16,6 +16,7 @@ from mmx.report.tables import Row, Table, table_of
 from mmx.scores import Array
 
 Band = Mapping[int, tuple[float, float]]
+ABBREVIATIONS = ("auroc", "f1", "mae")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Report:
 
 
 def spoken(name: str) -> str:
-    """Say a score's name."""
-    return name.replace("_", " ")
+    """Say a figure's name."""
+    words = name.rpartition("/")[2].split("_")
+    return " ".join(word.upper() if word in ABBREVIATIONS else word for word in words)
 
 
 def missing(target: str) -> str:

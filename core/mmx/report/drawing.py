@@ -26,12 +26,18 @@ def looks(found: Sequence[Standing]) -> dict[str, tuple[str, str]]:
     }
 
 
-def new_figure(width: float = 8.0, height: float = 4.5) -> tuple[Any, Any]:
-    """Make an empty figure with one pair of axes."""
+def new_figure(width: float = 6.4, height: float = 4.0, fitted: bool = False) -> tuple[Any, Any]:
+    """Make an empty figure with one pair of axes.
+
+    `fitted`: measure all labels to make room for them, which takes as long as drawing does.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    figure = Figure(figsize=(width, height), layout="constrained" if fitted else None)
+    axis = figure.subplots()
+    if not fitted:
+        figure.subplots_adjust(left=0.13, right=0.98, bottom=0.13, top=0.97)
+    return figure, axis
 
 
 def svg_of(figure: Any, label: str = "") -> str:

@@ -28,7 +28,7 @@ def write_plots(folder: Path, report: Report, bands: Mapping[str, Band]) -> list
     """
     figures = figures_of_report(report, bands)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=120)
+        figure.savefig(folder / f"{name}.png", dpi=150)
     written = [folder / f"{name}.png" for name in figures]
     results = report.results
     if len(results.objective) == 2 and drawable(results.found, results.objective):

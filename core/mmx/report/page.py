@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from mmx.report.comparison import percent_of
 from mmx.report.content import Band, Report, bands_of, missing, spoken
 from mmx.report.drawing import svg_of
 from mmx.report.pareto import draw_front, front
@@ -87,7 +88,7 @@ def _curve(report: Report, bands: Mapping[str, Band], score: str, target: str) -
     if (score, target) != (report.score, report.target):
         bands = {row.label: bands_of(own, row) for row in table.rows}
     known = any(bands.values())
-    band = f"{report.confidence:.0%} bootstrap interval over seeds and samples"
+    band = f"{percent_of(report.confidence)} bootstrap interval over seeds and samples"
     rows = [
         (row.label, percent, len(by), mean(by.values()), *band_of(row, bands)[percent])
         for row in table.rows
@@ -159,8 +160,8 @@ def _front(report: Report, objective: Mapping[str, str]) -> Plot:
     ]
     return _plot(
         "front_" + "_".join(f.rpartition("/")[2] for f in objective),
-        " against ".join(objective),
-        "Every point of the sweep. No other point beats those on the front by both figures on validation.",
+        " against ".join(map(spoken, objective)),
+        "Every point of the sweep; no other point beats those on the front by both figures.",
         draw_front(found, objective),
         ("point", *axes, *objective, "on front"),
         rows,

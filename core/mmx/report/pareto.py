@@ -68,7 +68,7 @@ def draw_front(found: Sequence[Standing], objective: Mapping[str, str]) -> Any:
     drawn = [s for s in found if s.values(across) and s.values(up)]
     if not drawn:
         raise InputError(f"no finished point has both {across} and {up}; there is nothing to draw")
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axis = figure.subplots()
     on_front = {s.point for s in front(found, objective)}
     corners = sorted((s.mean(across), s.mean(up)) for s in drawn if s.point in on_front)

@@ -63,9 +63,9 @@ def draw_lattice(table: Table, score: str) -> Any:
     import numpy as np
 
     names, means = lattice_of(table, score)
-    figure, axis = new_figure(2.6 + 1.3 * len(table.rows), 1.6 + 0.42 * len(names))
+    figure, axis = new_figure(2.6 + 1.1 * len(table.rows), 1.6 + 0.42 * len(names), fitted=True)
     values = np.array(means, dtype=float)
-    mesh = axis.pcolormesh(values, cmap="cividis", edgecolors="white", linewidth=1.5)
+    axis.pcolormesh(values, cmap="cividis", edgecolors="white", linewidth=1.5)
     low, high = np.nanmin(values), np.nanmax(values)
     for y, line in enumerate(means):
         for x, value in enumerate(line):
@@ -79,8 +79,7 @@ def draw_lattice(table: Table, score: str) -> Any:
     axis.set_yticks([y + 0.5 for y in range(len(names))], [name.replace(".", " + ") for name in names])
     axis.tick_params(length=0)
     axis.invert_yaxis()
-    axis.set(ylabel="present")
-    figure.colorbar(mesh, ax=axis, label=spoken(score))
+    axis.set(ylabel="present", title=spoken(score))
     return figure
 
 
@@ -96,7 +95,7 @@ def contributions_of(table: Table) -> dict[str, list[list[float]]]:
 
 def draw_contributions(table: Table, score: str) -> Any:
     """Draw bars: for each row the modalities' Shapley values, with the standard deviation over seeds."""
-    figure, axis = new_figure()
+    figure, axis = new_figure(fitted=True)
     found = contributions_of(table)
     width = 0.8 / max(1, len(found))
     for n, (m, rows) in enumerate(found.items()):
@@ -118,7 +117,7 @@ def draw_contributions(table: Table, score: str) -> Any:
     axis.set_xticks(range(len(table.rows)), [row.label for row in table.rows], rotation=20)
     axis.set(ylabel=f"Shapley value of {spoken(score)}")
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(frameon=False, title="modality")
+    axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(found)))
     return figure
 
 
