@@ -385,7 +385,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def find(self, run: str) -> tuple[str, TrialRecord]:
-        """Find a trial by its id, the beginning of it, or its title; give its sweep and what is known of it.
+        """Find a trial by its id, its title, or how one of them begins; give its sweep and what is known.
 
         InputError where there is none, or several: then it lists them.
         """

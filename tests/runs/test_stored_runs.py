@@ -26,8 +26,9 @@ def run(finished: Any) -> StoredRun:
     return open_run(finished.tracker, finished.tracker.records("toy")[0].run_id)
 
 
-def test_run_is_found_by_id_by_its_beginning_and_by_title(finished: Any, run: StoredRun) -> None:
-    for name in (run.run_id, run.run_id[:12], run.record.title):
+def test_run_is_found_by_id_by_title_and_by_how_they_begin(finished: Any, run: StoredRun) -> None:
+    title = run.record.title
+    for name in (run.run_id, run.run_id[:12], title, title[:5], title[:-1]):
         assert open_run(finished.tracker, name).run_id == run.run_id
     assert run.sweep == "toy" and run.record.title.startswith("t000") and run.record.masks
 
@@ -142,3 +143,8 @@ def test_data_are_logged_as_inputs_with_their_digests(finished: Any, run: Stored
     split = finished.plan.bench.split(run.spec, "test")
     assert told["test"].digest == split.digest and told["test"].name == "toy_world"
     assert json.loads(told["test"].profile)["samples"] == 40
+
+
+def test_several_that_begin_so_are_listed(finished: Any) -> None:
+    with pytest.raises(InputError, match=r"'t000' is one of 6; give more of the id: \w{8} \(t000\d-.+, toy\)"):
+        open_run(finished.tracker, "t000")

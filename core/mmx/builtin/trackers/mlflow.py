@@ -6,25 +6,18 @@ one batch a call, since SQL stores are slow by call.
 
 import contextlib
 import gc
-import json
-import math
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import (
-    Dataset,
-    DatasetInput,
     Experiment,
-    InputTag,
-    Metric,
     Param,
     Run,
     RunTag,
@@ -34,6 +27,7 @@ from mlflow.exceptions import MlflowException
 
 from mmx.builtin.trackers import mlflow_view
 from mmx.builtin.trackers.mlflow_connection import Connection, asked
+from mmx.builtin.trackers.mlflow_trial import BATCH, LONGEST_VALUE, STATUS, MlflowTrial, key_of
 from mmx.contracts import Tracker, TrialLog, TrialRecord
 from mmx.errors import InputError
 
@@ -44,12 +38,9 @@ STATES = {
     "RUNNING": "running",
     "SCHEDULED": "running",
 }
-STATUS = {"done": "FINISHED", "failed": "FAILED", "missing": "KILLED"}
-LONGEST_VALUE = 6000
-BATCH = 1000
 FULL_ID = re.compile(r"[0-9a-f]{32}")
 PREFIX = re.compile(r"[0-9a-f]{4,31}")
-FORBIDDEN = re.compile(r"[^A-Za-z0-9_\-. :/]")
+TITLE = re.compile(r"[\w.+-]+")
 
 DIALECTS = ("sqlite", "postgresql", "mysql", "mssql")
 OPENING = 5.0
@@ -163,7 +154,8 @@ class Mlflow(Tracker):
         found = [r for r in self._named(run, list(experiments)) if r.data.tags.get("mmx.role") == "trial"]
         if not found:
             raise InputError(
-                f"run '{run}' is no trial of {self.address}; `mmx status` lists sweeps, MLflow runs"
+                f"run '{run}' is no trial of {self.address}; give a run id, a title such as "
+                f"t0001-skip-s0, or how one begins"
             )
         if len(found) > 1:
             told = ", ".join(
@@ -174,22 +166,20 @@ class Mlflow(Tracker):
         return experiments[found[0].info.experiment_id], self._record(found[0])
 
     def _named(self, run: str, experiments: list[str]) -> list[Run]:
-        """List the runs that a name may mean: the one of that id, else of that title, else by prefix."""
+        """List the runs that a name may mean: by id, else by title, else by how one of the two begins."""
         if FULL_ID.fullmatch(run):
             with contextlib.suppress(MlflowException):
                 return [self.client.get_run(run)]
-        if not experiments:
+        if not experiments or not TITLE.fullmatch(run):
             return []
-        quoted = run.replace("'", "")
-        wanted = f"attributes.run_name = '{quoted}' AND tags.`mmx.role` = 'trial'"
-        found = [
-            r
-            for r in self.client.search_runs(experiments, wanted)
-            if r.data.tags.get("mmx.retired") != "true"
-        ]
+        begins = [r for r in self._trials(experiments, f"attributes.run_name LIKE '{run}%'") if _counts(r)]
+        found = [r for r in begins if r.info.run_name == run]
         if not found and PREFIX.fullmatch(run):
-            found = list(self.client.search_runs(experiments, f"attributes.run_id LIKE '{run}%'"))
-        return found
+            found = self._trials(experiments, f"attributes.run_id LIKE '{run}%'")
+        return found or [r for r in begins if (r.info.run_name or "").startswith(run)]
+
+    def _trials(self, experiments: list[str], wanted: str) -> list[Run]:
+        return list(self.client.search_runs(experiments, f"{wanted} AND tags.`mmx.role` = 'trial'"))
 
     @asked
     def fetch(self, run_id: str, name: str, folder: Path) -> Path:
@@ -215,10 +205,10 @@ class Mlflow(Tracker):
         if not run_id:
             now = int(self.clock() * 1000)
             run_id = self.client.create_run(self.experiment, now, tags=own, run_name=title).info.run_id
-        params = [Param(_key(k), self.hide(v)[:LONGEST_VALUE]) for k, v in record.params.items()]
+        params = [Param(key_of(k), self.hide(v)[:LONGEST_VALUE]) for k, v in record.params.items()]
         for start in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[start : start + 100])
-        return _MlflowTrial(self, run_id)
+        return self._log(run_id)
 
     @asked
     def running(self, name: str) -> list[TrialRecord]:
@@ -228,9 +218,12 @@ class Mlflow(Tracker):
             return []
         return self._current(experiment, "= 'RUNNING'")
 
+    def _log(self, run_id: str) -> MlflowTrial:
+        return MlflowTrial(self.client, self.connection, lambda: self.clock(), run_id)
+
     def reopen(self, run_id: str) -> TrialLog:
         """Go on writing to a run."""
-        return _MlflowTrial(self, run_id)
+        return self._log(run_id)
 
     @asked
     def retire(self, record: TrialRecord) -> None:
@@ -248,10 +241,10 @@ class Mlflow(Tracker):
         state: str,
     ) -> None:
         """Log the parent's curves (what changed of them) and files, prepare the view, and end it."""
-        log = _MlflowTrial(self, self.parent)
+        log = self._log(self.parent)
         changed: dict[int, dict[str, float]] = {}
         for name, curve in curves.items():
-            known = self.history(self.parent, _key(name))
+            known = self.history(self.parent, key_of(name))
             for step, value in curve.items():
                 if known.get(step) != value:
                     changed.setdefault(step, {})[name] = value
@@ -371,52 +364,6 @@ class Mlflow(Tracker):
         )
 
 
-class _MlflowTrial(TrialLog):
-    """One run, by its id."""
-
-    def __init__(self, tracker: Mlflow, run_id: str) -> None:
-        self.tracker = tracker
-        self.connection = tracker.connection
-        self.run_id = run_id
-
-    @asked
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log one batch; NaN and infinity would wreck MLflow's axes and are left out."""
-        now = int(self.tracker.clock() * 1000)
-        finite = [Metric(_key(k), float(v), now, step) for k, v in values.items() if math.isfinite(v)]
-        for start in range(0, len(finite), BATCH):
-            self.tracker.client.log_batch(self.run_id, metrics=finite[start : start + BATCH])
-
-    def artifact(self, path: Path) -> None:
-        """Upload a file (OSError where it cannot be read)."""
-        path.open("rb").close()
-        with self.connection.asked():
-            self.tracker.client.log_artifact(self.run_id, str(path))
-
-    @asked
-    def data(self, name: str, split: str, digest: str, facts: Mapping[str, Any]) -> None:
-        """Log a split as an input, so that MLflow's page shows it and finds runs by it."""
-        told = {
-            "source_type": "mmx",
-            "source": json.dumps({"dataset": name}),
-            "profile": json.dumps(dict(facts)),
-        }
-        given = Dataset(name=name, digest=digest, **told)
-        context = InputTag(
-            "mlflow.data.context", {"train": "training", "val": "validation"}.get(split, split)
-        )
-        self.tracker.client.log_inputs(self.run_id, [DatasetInput(given, [context])])
-
-    @asked
-    def end(self, state: str, reason: str, tags: Mapping[str, str]) -> None:
-        """Set the final status."""
-        told = {**tags, "mmx.state_reason": reason[:LONGEST_VALUE]}
-        own = [RunTag(k, self.connection.hide(v)) for k, v in told.items()]
-        self.tracker.client.log_batch(self.run_id, tags=own)
-        # At the real time, whatever the tracker's clock says: `records` asks for what ended since.
-        self.tracker.client.set_terminated(self.run_id, STATUS[state])
-
-
 @contextlib.contextmanager
 def _without_collecting() -> Iterator[None]:
     """Stop the collector for a while: it would go through a million new objects again and again.
@@ -432,6 +379,5 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def _key(name: str) -> str:
-    """Make a name that MLflow takes."""
-    return FORBIDDEN.sub("_", name)
+def _counts(run: Run) -> bool:
+    return run.data.tags.get("mmx.retired") != "true"
