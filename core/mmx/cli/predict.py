@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from mmx.runs.predictor import Predictor
 
-SHOWN = 10
-"""Rows that are printed where nothing else is asked."""
+SHOWN, WIDEST = 10, 6
+"""Rows, and outputs, that are printed where nothing else is asked."""
 
 
 def predict(
@@ -64,15 +64,19 @@ def _open(run: str, store: str | None, plugins: Sequence[Path]) -> "Predictor":
 
 
 def _show(found: "pd.DataFrame") -> None:
-    """Print the first rows."""
+    """Print the first rows; of many outputs only the largest."""
     from rich.console import Console
     from rich.table import Table
 
+    head = found.head(SHOWN)
+    outputs = [name for name in head.columns if str(name).startswith("output_")]
+    if len(outputs) > WIDEST:
+        head = head.drop(columns=outputs).assign(largest_output=head[outputs].max(axis=1))
     table = Table(box=None)
-    for name in found.columns:
-        table.add_column(str(name), justify="right" if str(name).startswith("output_") else "left")
-    for row in found.head(SHOWN).itertuples(index=False):
+    for name in head.columns:
+        table.add_column(str(name), justify="right" if "output" in str(name) else "left")
+    for row in head.itertuples(index=False):
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
     Console(soft_wrap=True).print(table)
-    if len(found) > SHOWN:
-        typer.echo(f"{len(found) - SHOWN} more rows; --out FILE or --json gives all")
+    if len(head) < len(found) or len(outputs) > WIDEST:
+        typer.echo(f"{len(head)} of {len(found)} rows; --json or --out FILE gives all, with every output")
