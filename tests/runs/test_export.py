@@ -27,6 +27,7 @@ from mmx.runs.export import ARTIFACT, Exported, export_run, is_exported, largest
 from mmx.runs.predictor import FACTS, PLUGINS, WEIGHTS, ModelFacts
 from mmx.runs.registering import register
 from mmx.sweep import Plan
+from mmx.testing.storing import stored_weights_tell_the_whole_model
 from mmx.trial import Bench, run_trial
 
 CPU = torch.device("cpu")
@@ -249,6 +250,17 @@ def test_folder_in_use_is_refused_and_an_empty_one_taken(
         export_run(run, finished.plan.bench, tmp_path / "file")
     (tmp_path / "empty").mkdir()
     assert is_exported(export_run(run, finished.plan.bench, tmp_path / "empty").folder)
+    with pytest.raises(InputError, match=r"below' cannot be written: "):
+        export_run(run, finished.plan.bench, tmp_path / "file" / "below")
+
+
+def test_empty_current_folder_is_taken(
+    finished: Any, run: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_run(run, finished.plan.bench, Path())
+    assert is_exported(Path()) and (tmp_path / "MLmodel").is_file()
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("fault", ["no weights", "no facts", "other facts", "other weights", "half weights"])
@@ -329,3 +341,30 @@ def test_registered_model_is_a_version_that_names_its_run(exported: Exported, st
 def test_tracker_without_a_registry_is_told(exported: Exported) -> None:
     with pytest.raises(InputError, match="has no registry of models"):
         register(Mock(spec=Tracker), "run", exported.folder, "best")
+
+
+FORGETFUL = """
+import torch
+from mmx import Component, hookimpl
+from mmx.contracts import Filled, Strategy
+
+class Forgetful(Strategy):
+    seen = 0.0
+
+    def fill(self, tokens, presence, targets):
+        if self.training:
+            self.seen += 1.0
+        filled = {m: type(t)(t.values * (1 + self.seen), t.valid) for m, t in tokens.items()}
+        return Filled(filled)
+
+@hookimpl
+def register_strategies():
+    return [Component("forgetful", f"{__name__}:Forgetful")]
+"""
+
+
+def test_law_finds_what_a_run_would_not_store(tmp_path: Path) -> None:
+    (tmp_path / "forgetful.py").write_text(FORGETFUL, encoding="utf-8")
+    registry = Registry.load(files=[tmp_path / "forgetful.py"])
+    with pytest.raises(AssertionError, match="hang on what is not stored"):
+        stored_weights_tell_the_whole_model(registry, registry.find("strategy", "forgetful"))

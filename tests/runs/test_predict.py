@@ -97,8 +97,9 @@ def test_rows_of_different_patterns_in_one_table_do_not_see_each_other(
             "strategy": "mask_token",
         },
         {"dataset.natural_missing": 0.4, "strategy": "mean_fill"},
+        {"dataset": "digits", "encoders": {"image": "tiny_vit", "audio": "tiny_ast"}, "strategy": "prompt"},
     ],
-    ids=["three modalities", "natural absence"],
+    ids=["three modalities", "natural absence", "prompts by pattern"],
 )
 def test_model_of_any_shape_predicts_as_it_is_evaluated(
     plan_toy: Callable[..., Plan], changes: dict[str, Any]

@@ -67,7 +67,7 @@ def open_exported(folder: Path) -> Predictor:
 def export_run(
     run: StoredRun, bench: Bench, folder: Path, merge: bool = True, plugins: Sequence[Path] = ()
 ) -> Exported:
-    """Write a run's model to a folder that is empty or not there; it appears whole or not at all.
+    """Write a run's model to a folder that is empty or not there, when all has been written beside it.
 
     `plugins` are the one-off files that the bench's registry was loaded with; those that the model needs are
     copied. InputError where the folder is in use, or where the model cannot stand alone.
@@ -78,17 +78,29 @@ def export_run(
     facts.to_dict()  # refuses before any work
     model, spec, told = merged(lambda: run.model(bench), facts.spec, merge)
     facts = replace(facts, spec=spec)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-        own, whole = Path(place) / ARTIFACT, Path(place) / "model"
+    with _beside(folder) as place:
+        own, whole = place / ARTIFACT, place / "model"
         _write(own, run, facts, model, told)
         _copy_plugins(own, plugins, facts.spec, bench.registry)
         difference = _check(run, bench, facts.task, Predictor.load(own))
         _save(whole, own, facts, bench.registry)
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(whole, folder)
+        folder.mkdir(exist_ok=True)
+        for part in sorted(whole.iterdir(), key=lambda path: path.name == "MLmodel"):
+            shutil.move(part, folder / part.name)
     return Exported(folder, told, difference)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder on the same disk (InputError where nothing can be written there)."""
+    whole = folder.resolve()
+    try:
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        place = TemporaryDirectory(dir=whole.parent, prefix=f".{whole.name}-")
+    except OSError as error:
+        raise InputError(f"'{folder}' cannot be written: {error.strerror or error}") from error
+    with place as name:
+        yield Path(name)
 
 
 def _write(
