@@ -272,6 +272,8 @@ def written(field: dataclasses.Field[Any]) -> str:
         return f"`{field.default.name}`"
     if isinstance(field.default, tuple):
         return f"`[{', '.join(map(str, field.default))}]`"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
     return f"`{field.default or repr(field.default)}`"
 
 
