@@ -194,6 +194,16 @@ def test_sweep_without_predictions_has_a_page_all_the_same(
     assert "are not compared" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_sweep_whose_points_were_all_pruned_has_a_page_with_the_reasons(
+    results: Results, tmp_path: Path
+) -> None:
+    records = [replace(r, reason="pruned by median at epoch 0") for r in results.records]
+    assert write_report(tmp_path, replace(results, records=records))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count('<td class="text">pruned by median at epoch 0</td>') == 3
+    assert '<h2 id="tables">' not in text
+
+
 def test_template_travels_in_the_wheel(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     from hatchling.builders.wheel import WheelBuilder

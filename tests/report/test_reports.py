@@ -75,6 +75,18 @@ def test_best_point_of_a_value_is_picked_on_validation_and_never_on_test(results
     assert ranked.point == max(by_point, key=lambda p: mean(by_point[p]))
 
 
+def test_sweep_of_one_strategy_is_compared_by_the_first_axis_that_varies(results: Results) -> None:
+    sizes = {"zero_fill": "4", "mask_token": "8", "skip": "16"}
+    own = [
+        {**r.params, "strategy": "one", "adapter.rank": sizes[r.params["strategy"]]} for r in results.records
+    ]
+    records = [replace(r, params=params) for r, params in zip(results.records, own, strict=True)]
+    search = replace(results.search, axes={"adapter.rank": [4, 8, 16]})
+    found = report_on(replace(results, records=records, search=search))
+    assert [table.axis for table in found.tables] == ["adapter.rank"] and len(found.comparisons) == 2
+    assert report_on(results).tables[0].axis == "strategy"
+
+
 def test_values_of_an_axis_are_in_the_order_of_numbers_and_none_is_last(results: Results) -> None:
     names = {"zero_fill": "16", "mask_token": "none", "skip": "2"}
     records = [replace(r, params={**r.params, "rank": names[r.params["strategy"]]}) for r in results.records]
@@ -282,9 +294,8 @@ def test_failed_trials_are_told(results: Results) -> None:
 def test_points_that_train_too_much_are_left_out_before_the_best_is_picked(results: Results) -> None:
     sizes = {s.params["strategy"]: s.mean("cost/trainable_params") for s in results.found}
     small = results.restricted(int(min(sizes.values())))
-    assert {s.params["strategy"] for s in small.found} == {
-        n for n, v in sizes.items() if v == min(sizes.values())
-    }
+    least = {name for name, size in sizes.items() if size == min(sizes.values())}
+    assert {s.params["strategy"] for s in small.found} == least
     assert any("are compared;" in note and "left out" in note for note in report_on(small).notes)
 
 

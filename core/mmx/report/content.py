@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from mmx.errors import MmxError
 from mmx.report.comparison import Comparison, compare_all, measure
 from mmx.report.fairness import warnings_of
 from mmx.report.pareto import front
-from mmx.report.resampling import interval, resampled_means
+from mmx.report.resampling import BAND_DRAWS, interval, resampled_means
 from mmx.report.results import PARAMETERS, SECONDS, Results
 from mmx.report.standings import Standing
 from mmx.report.tables import Row, Table, table_of
@@ -135,15 +137,9 @@ def _bands(report: Report, row: Row) -> Band:
     found = [measure(report.results, r, report.score, report.target) for r in records]
     if not found or not found[0].score.per_sample or len({m.values.shape for m in found}) > 1:
         return {}
-    draws: Array = resampled_means(_stack(found))
+    draws: Array = resampled_means(np.stack([m.values for m in found]), BAND_DRAWS)
     percents = [round(100 * rate) for rate in found[0].rates]
     return {p: interval(draws[:, i], report.confidence) for i, p in enumerate(percents)}
-
-
-def _stack(found: Sequence[Any]) -> Array:
-    import numpy as np
-
-    return np.stack([m.values for m in found])
 
 
 def as_data(report: Report) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def escaped(text: str) -> str:
 def latex(report: Report) -> str:
     """Write two tables an axis, curve and figures; the best of each column is bold."""
     head = ["% needs \\usepackage{booktabs}", *(f"% {c.told()}" for c in report.comparisons)]
-    head += [f"% unfair: {warning}" for warning in report.warnings]
+    head += [f"% before you compare: {warning}" for warning in report.warnings]
     tables = []
     for table in report.tables:
         tables += [_table(report, table, curves=True), _table(report, table, curves=False)]

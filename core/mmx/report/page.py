@@ -56,7 +56,7 @@ def html(report: Report, bands: Mapping[str, Band]) -> str:
     return page.render(
         report=report,
         parts=[part for part in parts_of(report, bands) if part.plots],
-        tables=[t for table in report.tables for t in _tables(report, table)],
+        tables=[t for table in report.tables if table.rates for t in _tables(report, table)],
         tidy=_uri(tidy(report)),
         points=_points(report.results),
     )

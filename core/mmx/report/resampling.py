@@ -13,6 +13,8 @@ from mmx.scores import Array
 
 DRAWS = 2000
 """How many times seeds and samples are drawn anew, where a score is a mean over samples."""
+BAND_DRAWS = 500
+"""The same for the band of a curve, which is only looked at."""
 SLOW_DRAWS = 500
 """The same for other scores, which are computed anew each time."""
 CHUNK = 2_000_000

@@ -53,13 +53,19 @@ class Results:
 
     @property
     def chief(self) -> str:
-        """Name the axis that is compared first: the method where the sweep names methods, or the strategy."""
-        return "method" if any("method" in s.params for s in self.found) else "strategy"
+        """Name the axis that is compared first: the method, the strategy, or else the first that varies."""
+        if any("method" in s.params for s in self.found):
+            return "method"
+        varied = [a for a in ("strategy", *self._axes()) if len(self.best(a)) > 1]
+        return varied[0] if varied else "strategy"
+
+    def _axes(self) -> list[str]:
+        return axes_of(replace(self.search, tune={}), self.found)
 
     @property
     def axes(self) -> list[str]:
         """Name the axes as trials log them, the chief one first."""
-        return list(dict.fromkeys([self.chief, *axes_of(replace(self.search, tune={}), self.found)]))
+        return list(dict.fromkeys([self.chief, *self._axes()]))
 
     def best(self, axis: str) -> dict[str, Standing]:
         """Give the best point of each value of an axis, picked on validation.
