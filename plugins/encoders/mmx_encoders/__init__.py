@@ -15,6 +15,37 @@ AST = """@inproceedings{gong2021ast,
   year={2021}
 }"""
 
+RESNET = """@inproceedings{he2016deep,
+  title={Deep Residual Learning for Image Recognition},
+  author={He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
+  booktitle={Conference on Computer Vision and Pattern Recognition},
+  year={2016}
+}"""
+MOBILENETS = """@inproceedings{sandler2018mobilenetv2,
+  title={{MobileNetV2}: Inverted Residuals and Linear Bottlenecks},
+  author={Sandler, Mark and Howard, Andrew and Zhu, Menglong and Zhmoginov, Andrey and Chen, Liang-Chieh},
+  booktitle={Conference on Computer Vision and Pattern Recognition},
+  year={2018}
+}
+@inproceedings{howard2019searching,
+  title={Searching for {MobileNetV3}},
+  author={Howard, Andrew and Sandler, Mark and Chu, Grace and others},
+  booktitle={International Conference on Computer Vision},
+  year={2019}
+}"""
+CONVNEXT = """@inproceedings{liu2022convnet,
+  title={A {ConvNet} for the 2020s},
+  author={Liu, Zhuang and Mao, Hanzi and Wu, Chao-Yuan and others},
+  booktitle={Conference on Computer Vision and Pattern Recognition},
+  year={2022}
+}"""
+SWIN = """@inproceedings{liu2021swin,
+  title={Swin Transformer: Hierarchical Vision Transformer using Shifted Windows},
+  author={Liu, Ze and Lin, Yutong and Cao, Yue and others},
+  booktitle={International Conference on Computer Vision},
+  year={2021}
+}"""
+
 
 @hookimpl
 def register_encoders() -> list[Component]:
@@ -33,5 +64,13 @@ def register_encoders() -> list[Component]:
             summary="small audio spectrogram transformer, pretrained on synthetic words; 8 kHz and up",
             paper=AST,
             requires=("torchaudio",),
+        ),
+        Component(
+            "torchvision",
+            "mmx_encoders.torchvision_image:TorchvisionImage",
+            summary="torchvision's ResNet, MobileNet, ConvNeXt, Swin and ViT; images of any size",
+            paper="\n".join([RESNET, MOBILENETS, CONVNEXT, SWIN, VIT]),
+            requires=("torchvision",),
+            example={"model": "mobilenet_v3_small", "weights": "none", "size": 64},
         ),
     ]
