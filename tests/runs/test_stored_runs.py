@@ -146,5 +146,6 @@ def test_data_are_logged_as_inputs_with_their_digests(finished: Any, run: Stored
 
 
 def test_several_that_begin_so_are_listed(finished: Any) -> None:
-    with pytest.raises(InputError, match=r"'t000' is one of 6; give more of the id: \w{8} \(t000\d-.+, toy\)"):
+    told = r"'t000' is one of 6; give more of the id: \w{8} \(t000\d-.+, toy\)"
+    with pytest.raises(InputError, match=told):
         open_run(finished.tracker, "t000")

@@ -34,5 +34,3 @@ def _from_disk(state: State) -> State:
 
 def _predict(model: MultimodalModel) -> Predictions:
     return predict_patterns(model, Split(world.Rows(model.modalities), "test", model.modalities), CPU)
-
-
