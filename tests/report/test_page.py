@@ -15,7 +15,7 @@ import pytest
 
 from mmx.report.content import Report, all_bands
 from mmx.report.files import write_report
-from mmx.report.page import html
+from mmx.report.page import html, least_width
 from mmx.report.plots import draw_contributions, draw_curves, draw_lattice, lattice_of
 from mmx.report.results import Results
 from mmx.sweep.close import close_sweep
@@ -130,6 +130,14 @@ def test_curves_are_told_apart_by_colour_marker_and_dashes(report: Report) -> No
         assert len({getattr(line, look)() for line in lines}) == len(lines) == 3
 
 
+def test_many_curves_are_named_below_them_and_a_wide_lattice_is_scrolled(report: Report) -> None:
+    row = report.tables[0].rows[0]
+    many = replace(report.tables[0], rows=[replace(row, label=f"m{n}") for n in range(12)])
+    figure = draw_curves(many, {}, "accuracy", "any")
+    assert figure.axes[0].get_legend() is None and len(figure.legends[0].get_texts()) == 12
+    assert least_width(figure) < 22 and least_width(draw_lattice(many, "accuracy")) > 40
+
+
 def test_bars_and_lattice_have_a_mark_for_each_value(report: Report) -> None:
     table = report.tables[0]
     lattice = draw_lattice(table, "accuracy").axes[0]
@@ -191,7 +199,7 @@ def test_sweep_without_predictions_has_a_page_all_the_same(
             lost._curves["0" * 32, f"robustness/{score}_missing_any"] = results.curve(record, score, "any")
     monkeypatch.setattr(Results, "targets", ["any"])
     write_report(tmp_path, lost)
-    assert "are not compared" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "is not compared with" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_sweep_whose_points_were_all_pruned_has_a_page_with_the_reasons(

@@ -13,7 +13,7 @@ import pytest
 
 from mmx.contracts import TrialRecord
 from mmx.errors import InputError
-from mmx.report.comparison import Comparison, compare, compare_all, measure
+from mmx.report.comparison import Comparison, compare, compare_all, measure, sentences
 from mmx.report.content import Report, all_bands, as_data, bands_of, report_on
 from mmx.report.fairness import warnings_of
 from mmx.report.latex import escaped, latex
@@ -206,6 +206,11 @@ def test_what_is_not_the_same_is_not_paired(results: Results, change: dict[str, 
         compare(Comparison("a", "b"), [found], [replace(found, **change)])
 
 
+def test_refusals_of_one_reason_share_a_sentence() -> None:
+    found = [Comparison("a", n, refused="no") for n in "bc"] + [Comparison("a", "d", refused="never")]
+    assert sentences(found) == ["a is not compared with b, c: no", "a is not compared with d: never"]
+
+
 def test_lost_predictions_are_told_and_the_rest_is_compared(results: Results) -> None:
     lost = changed(results, next(iter(STRATEGIES - {results.found[0].params["strategy"]})), run_id="0" * 32)
     lost._curves.update(results._curves)
@@ -255,7 +260,7 @@ def add(results: Results, *records: TrialRecord) -> Results:
 
 def test_more_tries_of_one_side_are_told(results: Results) -> None:
     more = [replace(r, point="other") for r in results.records if r.params["strategy"] == "skip"]
-    assert any("points tried differ" in w and "skip 2" in w for w in warnings_of(add(results, *more)))
+    assert any("points tried differ" in w and "2 (skip)" in w for w in warnings_of(add(results, *more)))
 
 
 def test_fewer_seeds_of_one_side_are_told(results: Results) -> None:
@@ -268,8 +273,11 @@ def test_fewer_seeds_of_one_side_are_told(results: Results) -> None:
     ("change", "told"),
     [
         ({"masks": "f00d"}, "evaluation masks differ"),
-        ({"params": {"training.epochs": "9"}}, "training budget differ"),
-        ({"params": {"training.phases.0": "epochs=5", "training.phases.1": "rate=0.1"}}, "skip 7 epochs"),
+        ({"params": {"training.epochs": "9"}}, "training budgets differ"),
+        (
+            {"params": {"training.phases.0": "epochs=5", "training.phases.1": "rate=0.1"}},
+            "7 epochs of batches of 16 (skip)",
+        ),
         ({"reason": "pruned by median at epoch 1"}, "were pruned: skip 2"),
     ],
 )

@@ -87,7 +87,7 @@ class Comparison:
     def told(self) -> str:
         """Say in words what was found."""
         if self.refused:
-            return f"{self.one} and {self.other} are not compared: {self.refused}"
+            return f"{self.one} is not compared with {self.other}: {self.refused}"
         sign = -1.0 if self.better == self.other else 1.0
         low, high = sorted((sign * self.low, sign * self.high))
         test = "Holm-corrected p" if self.by_sample else "Holm-corrected bootstrap p"
@@ -102,6 +102,18 @@ class Comparison:
             )
         loser = self.other if self.better == self.one else self.one
         return f"{self.better} is better than {loser} by {abs(self.difference):.3f} ({found})"
+
+
+def sentences(found: Sequence[Comparison]) -> list[str]:
+    """Say in words what all comparisons found; those refused for one reason share a sentence."""
+    refused: dict[tuple[str, str], list[str]] = {}
+    for c in found:
+        if c.refused:
+            refused.setdefault((c.one, c.refused), []).append(c.other)
+    told = [c.told() for c in found if not c.refused]
+    return told + [
+        f"{one} is not compared with {', '.join(others)}: {why}" for (one, why), others in refused.items()
+    ]
 
 
 def percent_of(confidence: float) -> str:

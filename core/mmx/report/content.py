@@ -63,6 +63,12 @@ def missing(target: str) -> str:
     return "any modality" if target == "any" else target
 
 
+def averaged(standings: Sequence[Standing]) -> str:
+    """Say what a figure of some points is."""
+    told = counted(standings)
+    return "of one seed" if told == "1 seed" else f"mean ± sample standard deviation over {told}"
+
+
 def counted(standings: Sequence[Standing]) -> str:
     """Say how many seeds points have."""
     counts = sorted({s.seeds for s in standings} or {0})
@@ -98,8 +104,8 @@ def _notes(results: Results, score: str, by_sample: bool) -> list[str]:
     standings = list(results.best(results.chief).values())
     notes = [
         f"of each value the best point is shown, picked by {next(iter(results.objective))} on the validation "
-        f"split; all figures are from the test split, mean ± sample standard deviation over "
-        f"{counted(standings)}"
+        f"split; all figures are from the test split, "
+        f"{averaged(standings)}"
     ]
     if results.most_params:
         out = len(results.left_out)

@@ -23,7 +23,9 @@ def warnings_of(results: Results) -> list[str]:
         _different(_tries(own), "points tried", "the more are tried, the better the best of them looks"),
         _different({n: _seeds(s) for n, s in best.items()}, "seeds", "run the missing ones"),
         _different({n: _masks(s) for n, s in best.items()}, "evaluation masks", "others are absent"),
-        _different(_budgets(results, best), "training budget", "the better one may only have trained longer"),
+        _different(
+            _budgets(results, best), "training budgets", "the better one may only have trained longer"
+        ),
     ]
     return [*filter(None, told), *_broken(own), *_alone(best)]
 
@@ -38,9 +40,13 @@ def _fits(record: TrialRecord, results: Results) -> bool:
 
 def _different(by_side: Mapping[str, str], what: str, why: str) -> str:
     """Tell of what is not the same on all sides; empty: it is."""
-    if len(set(by_side.values())) < 2:
+    sides: dict[str, list[str]] = {}
+    for side, value in by_side.items():
+        sides.setdefault(value, []).append(side)
+    if len(sides) < 2:
         return ""
-    return f"{what} differ: {'; '.join(f'{side} {value}' for side, value in by_side.items())} ({why})"
+    told = "; ".join(f"{value} ({', '.join(names)})" for value, names in sides.items())
+    return f"{what} differ: {told}: {why}"
 
 
 def _tries(own: Mapping[str, Sequence[TrialRecord]]) -> dict[str, str]:
@@ -58,7 +64,7 @@ def _masks(standing: Standing) -> str:
 
 def _budgets(results: Results, best: Mapping[str, Standing]) -> dict[str, str]:
     """Give epochs (of all phases) and batch size of each side's best; nothing where the sweep varies them."""
-    if any(f"{axis}.".startswith(f"{key}.") for axis in results.search.axes for key in BUDGET):
+    if set(BUDGET) & {*results.search.axes, *results.search.tune}:
         return {}
     return {side: _budget(s.params) for side, s in best.items()}
 

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping
 
-from mmx.report.content import Report, counted, missing, spoken
+from mmx.report.comparison import sentences
+from mmx.report.content import Report, averaged, missing, spoken
 from mmx.report.tables import FIGURES, BySeed, Row, Table, told
 
 SPECIAL = {
@@ -30,7 +31,7 @@ def escaped(text: str) -> str:
 
 def latex(report: Report) -> str:
     """Write two tables an axis, curve and figures; the best of each column is bold."""
-    head = ["% needs \\usepackage{booktabs}", *(f"% {c.told()}" for c in report.comparisons)]
+    head = ["% needs \\usepackage{booktabs}", *(f"% {told_of}" for told_of in sentences(report.comparisons))]
     head += [f"% before you compare: {warning}" for warning in report.warnings]
     tables = []
     for table in report.tables:
@@ -86,12 +87,11 @@ def _cell(values: BySeed | None, figure: str, bold: bool) -> str:
 
 
 def _caption(report: Report, table: Table, curves: bool) -> str:
-    seeds = counted([row.standing for row in table.rows])
+    figures = averaged([row.standing for row in table.rows])
     what = f"{spoken(report.score)} by percent missing of {missing(report.target)}"
     told_of = what if curves else f"Figures of the curve of {what}, and costs"
     text = (
-        f"{told_of[0].upper()}{told_of[1:]}, sweep {report.results.name}: mean ± sample standard deviation "
-        f"over {seeds}, test split; the best of each column in bold. Points were picked on the validation "
-        f"split."
+        f"{told_of[0].upper()}{told_of[1:]}, sweep {report.results.name}: {figures}, test split; "
+        f"the best of each column in bold. Points were picked on the validation split."
     )
     return escaped(text)

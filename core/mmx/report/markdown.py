@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mmx.report.comparison import sentences
 from mmx.report.content import Report, missing, spoken
 from mmx.report.tables import FIGURES, Table, told
 
@@ -14,7 +15,7 @@ def markdown(report: Report) -> str:
     for table in report.tables:
         parts += [f"## By {table.axis}", _curves(table, report), _figures(table)]
     if report.comparisons:
-        parts += ["## Paired tests", _list([c.told() for c in report.comparisons])]
+        parts += ["## Paired tests", _list(sentences(report.comparisons))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from mmx.report.comparison import percent_of
+from mmx.report.comparison import percent_of, sentences
 from mmx.report.content import Band, Report, bands_of, missing, spoken
 from mmx.report.drawing import svg_of
 from mmx.report.pareto import draw_front, front
@@ -33,6 +33,8 @@ class Plot:
     title: str
     caption: str
     svg: Any
+    width: float
+    """The least that it can be read at, in rem."""
     heads: Sequence[str]
     rows: Sequence[Sequence[Any]]
     uri: str
@@ -55,6 +57,7 @@ def html(report: Report, bands: Mapping[str, Band]) -> str:
     page = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report.html")
     return page.render(
         report=report,
+        tests=sentences(report.comparisons),
         parts=[part for part in parts_of(report, bands) if part.plots],
         tables=[t for table in report.tables if table.rates for t in _tables(report, table)],
         tidy=_uri(tidy(report)),
@@ -175,7 +178,14 @@ def _plot(
 
     svg = Markup(svg_of(figure, f"{title}. {caption}"))  # noqa: S704 our own SVG, its label escaped
     shown = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    return Plot(name, title[0].upper() + title[1:], caption, svg, heads, shown, _uri(csv_text(heads, rows)))
+    uri = _uri(csv_text(heads, rows))
+    return Plot(name, title[0].upper() + title[1:], caption, svg, least_width(figure), heads, shown, uri)
+
+
+def least_width(figure: Any) -> float:
+    """Say how narrow a figure may be, in rem: one of usual size fits a phone, a wide one is scrolled."""
+    inches = float(figure.get_figwidth())
+    return round(inches * (3.4 if inches < 8 else 4.2), 1)
 
 
 def _uri(text: str) -> str:

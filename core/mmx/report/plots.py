@@ -1,6 +1,7 @@
 """The figures of a report: curves, the lattice of availability patterns, contributions, Pareto fronts."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from statistics import mean, stdev
 from typing import Any
 
@@ -11,12 +12,15 @@ from mmx.report.results import PARAMETERS, SECONDS
 from mmx.report.standings import Standing
 from mmx.report.tables import Row, Table, patterns_of
 
+BESIDE = 6
+"""Curves that are named inside the axes; more are named below."""
 CONTRIBUTION = "contribution/shapley_"
 
 
 def draw_curves(table: Table, bands: Mapping[str, Band], score: str, target: str) -> Any:
     """Draw a line a row; the band is the interval where there is one, else the sample standard deviation."""
-    figure, axis = new_figure()
+    lines = ceil(len(table.rows) / 3) if len(table.rows) > BESIDE else 0
+    figure, axis = new_figure(height=4.0 + 0.24 * lines)
     for n, row in enumerate(r for r in table.rows if r.rates):
         colour, marker = COLOURS[n % len(COLOURS)], MARKERS[(n + n // len(COLOURS)) % len(MARKERS)]
         style = DASHES[n % len(DASHES)]
@@ -27,7 +31,11 @@ def draw_curves(table: Table, bands: Mapping[str, Band], score: str, target: str
         axis.plot(percents, middle, label=row.label, color=colour, marker=marker, linestyle=style)
     axis.set(xlabel=f"missing (%), {missing(target)}", ylabel=spoken(score))
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
+    if lines:  # below: among the lines it would hide some
+        figure.subplots_adjust(bottom=(0.6 + 0.24 * lines) / figure.get_figheight())
+        figure.legend(frameon=False, loc="lower center", ncols=3, fontsize="small")
+    else:
+        axis.legend(frameon=False)
     return figure
 
 
@@ -63,7 +71,9 @@ def draw_lattice(table: Table, score: str) -> Any:
     import numpy as np
 
     names, means = lattice_of(table, score)
-    figure, axis = new_figure(2.6 + 1.1 * len(table.rows), 1.6 + 0.42 * len(names), fitted=True)
+    figure, axis = new_figure(
+        2.6 + (1.1 if len(table.rows) < 8 else 0.75) * len(table.rows), 1.6 + 0.42 * len(names), fitted=True
+    )
     values = np.array(means, dtype=float)
     axis.pcolormesh(values, cmap="cividis", edgecolors="white", linewidth=1.5)
     low, high = np.nanmin(values), np.nanmax(values)
@@ -75,12 +85,18 @@ def draw_lattice(table: Table, score: str) -> Any:
     for y in range(1, len(names)):
         if sizes[y] != sizes[y - 1]:  # a step down in the order of patterns
             axis.axhline(y, color="black", linewidth=1)
-    axis.set_xticks([x + 0.5 for x in range(len(table.rows))], [r.label for r in table.rows], rotation=20)
+    _name_columns(axis, [x + 0.5 for x in range(len(table.rows))], table)
     axis.set_yticks([y + 0.5 for y in range(len(names))], [name.replace(".", " + ") for name in names])
     axis.tick_params(length=0)
     axis.invert_yaxis()
     axis.set(ylabel="present", title=spoken(score))
     return figure
+
+
+def _name_columns(axis: Any, places: Sequence[float], table: Table) -> None:
+    """Write the rows' names below, slanted so that long ones do not meet."""
+    names = [row.label for row in table.rows]
+    axis.set_xticks(places, names, rotation=30, ha="right", rotation_mode="anchor")
 
 
 def contributions_of(table: Table) -> dict[str, list[list[float]]]:
@@ -95,7 +111,7 @@ def contributions_of(table: Table) -> dict[str, list[list[float]]]:
 
 def draw_contributions(table: Table, score: str) -> Any:
     """Draw bars: for each row the modalities' Shapley values, with the standard deviation over seeds."""
-    figure, axis = new_figure(fitted=True)
+    figure, axis = new_figure(max(6.4, 1.2 + 0.6 * len(table.rows)), fitted=True)
     found = contributions_of(table)
     width = 0.8 / max(1, len(found))
     for n, (m, rows) in enumerate(found.items()):
@@ -114,7 +130,7 @@ def draw_contributions(table: Table, score: str) -> Any:
             error_kw={"elinewidth": 1},
         )
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_xticks(range(len(table.rows)), [row.label for row in table.rows], rotation=20)
+    _name_columns(axis, [float(x) for x in range(len(table.rows))], table)
     axis.set(ylabel=f"Shapley value of {spoken(score)}")
     axis.grid(alpha=0.3, axis="y")
     axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(found)))

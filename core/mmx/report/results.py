@@ -1,6 +1,7 @@
 """What a report is made from: the trials of a sweep, ranked, and what is stored of them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mmx.config import SearchSpec, TrialSpec
@@ -134,8 +135,10 @@ def _is_number(text: str) -> bool:
 
 
 def task_of(run: StoredRun, registry: Registry) -> Task:
-    """Find what a trial predicted: as its file says, or as its dataset does where the task is a plugin's."""
-    task = run.stored[1]
+    """Find what a trial predicted: as its file says, or as its dataset does where the file does not."""
+    task = None
+    with suppress(InputError):
+        task = run.stored[1]
     return task if task is not None else Bench(registry).dataset(run.spec.dataset).task
 
 
