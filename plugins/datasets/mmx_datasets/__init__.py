@@ -53,4 +53,11 @@ def register_datasets() -> list[Component]:
             "information, and their Bayes accuracy",
             paper=TOY_WORLD_PAPER,
         ),
+        Component(
+            "manifest",
+            "mmx_datasets.manifest:Manifest",
+            summary="your own table (CSV, Parquet, JSON Lines) of files, texts and numbers; "
+            "empty cells are natural absence",
+            example={"table": "data/manifest.csv", "columns": {"image": "image", "text": "text"}},
+        ),
     ]

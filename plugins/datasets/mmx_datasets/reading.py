@@ -1,0 +1,113 @@
+"""Samples whose inputs are read when they are asked for: a modality that nobody reads is never decoded."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmx.contracts import Sample
+from mmx.errors import DataError
+from mmx.types import Modality
+from mmx_datasets.cache import Cache, key_of
+from mmx_datasets.media import MEDIA_KINDS, Shapes, as_tensor, decode, files_of
+from mmx_datasets.words import TextReader
+
+Value = Any
+"""What a row says of a modality: a path (image, audio, video), a text, or numbers (vector)."""
+
+
+class Reader:
+    """Turns what a row says of a modality into a tensor."""
+
+    def __init__(
+        self, kinds: Mapping[Modality, str], shapes: Shapes, text: TextReader, cache: Cache | None
+    ) -> None:
+        self.kinds, self.shapes, self.text, self.cache = kinds, shapes, text, cache
+
+    def __call__(self, modality: Modality, value: Value) -> Tensor:
+        """Read one input (DataError where that cannot be done, with the reason)."""
+        kind = self.kinds[modality]
+        if kind in MEDIA_KINDS:
+            return as_tensor(kind, self._decoded(kind, Path(value)))
+        if kind == "text":
+            return self.text(value)
+        return torch.from_numpy(np.asarray(value, dtype=np.float32))
+
+    def _decoded(self, kind: str, path: Path) -> Any:
+        if self.cache is None:
+            return decode(kind, path, self.shapes)
+        try:
+            key = key_of(files_of(path), {"kind": kind, **self.shapes.settings(kind)})
+        except (OSError, ValueError) as error:
+            raise DataError(f"'{path}' cannot be read as {kind} ({error})") from error
+        return self.cache.get(key, lambda: decode(kind, path, self.shapes))
+
+
+class Inputs(Mapping[Modality, Tensor]):
+    """The inputs of one sample, each read at the first look and then kept as long as the sample is."""
+
+    def __init__(self, read: Reader, values: Mapping[Modality, Value], place: str) -> None:
+        self._read, self._values, self._place = read, values, place
+        self._done: dict[Modality, Tensor] = {}
+
+    def __getitem__(self, modality: Modality) -> Tensor:
+        """Read an input; DataError says where the value stands."""
+        if modality not in self._done:
+            value = self._values[modality]
+            try:
+                self._done[modality] = self._read(modality, value)
+            except DataError as error:
+                raise DataError(f"{self._place}, '{modality}': {error}") from error
+        return self._done[modality]
+
+    def __contains__(self, modality: object) -> bool:
+        """Tell whether the sample has a modality, without reading it."""
+        return modality in self._values
+
+    def __iter__(self) -> Iterator[Modality]:
+        """List the modalities."""
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        """Count the modalities."""
+        return len(self._values)
+
+
+class Entry(NamedTuple):
+    """What is known of a sample before any of its files is opened."""
+
+    id: str
+    values: Mapping[Modality, Value]
+    target: Any
+
+
+class Entries(Sequence[Sample]):
+    """The samples of some entries."""
+
+    def __init__(self, entries: Sequence[Entry], read: Reader, place: Callable[[Entry], str]) -> None:
+        self.entries, self.read, self.place = entries, read, place
+
+    @property
+    def contents(self) -> list[tuple[str, tuple[Modality, ...]]]:
+        """Who has what, for mmx.data.Split."""
+        return [(entry.id, tuple(entry.values)) for entry in self.entries]
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """Give a sample, nothing of it read."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        entry = self.entries[index]
+        return Sample(entry.id, Inputs(self.read, entry.values, self.place(entry)), entry.target)
