@@ -112,7 +112,7 @@ def _read(path: Path) -> Array | None:
     """Map an entry; None where there is none, or one that a dying disk has cut short."""
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError):
         return None
     with contextlib.suppress(OSError):
         if path.stat().st_mtime < time.time() - TOUCH_SECONDS:

@@ -166,7 +166,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _frames_of_film(path: Path, wanted: int) -> list[Any]:
-    """Decode a film once, and keep the frames at equal distances."""
+    """Decode a film twice, since many files do not tell how many frames they have; keep some."""
     with _av().open(str(path)) as film:
         count = sum(1 for _ in film.decode(video=0))
     if count == 0:
