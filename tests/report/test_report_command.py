@@ -47,6 +47,8 @@ def test_sweep_is_found_by_its_file_and_gives_the_same(
     study = {"study": f"sqlite:///{finished.folder}/optuna.db"}
     (here / "sweep.yaml").write_text(json.dumps(toy({"search": search, "store": study})))
     assert call("sweep.yaml").out == call("toy").out
+    other = call("sweep.yaml", "training.epochs=7")
+    assert other.code == 2 and "has no finished trial yet" in other.err
 
 
 def test_each_form_can_be_printed(call: Call) -> None:
@@ -75,6 +77,7 @@ def test_score_target_confidence_and_limit_are_heard(call: Call) -> None:
     ("arguments", "told"),
     [
         (["tyo"], "no sweep file and no sweep of the store. Did you mean 'toy'?"),
+        (["toy", "training.epochs=3"], "'training.epochs=3' changes a sweep file"),
         (["nothing.yaml"], "cannot read sweep file 'nothing.yaml'"),
         (["toy", "--html", "--csv"], "--html and --csv are two forms"),
         (["toy", "--confidence", "95"], "--confidence 95 is not between 0.5 and 1"),

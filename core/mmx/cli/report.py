@@ -1,6 +1,7 @@
 """`mmx report`: a fair comparison of what a sweep tried."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 def report(
     sweep: Annotated[str, typer.Argument(help="The sweep file, or the name of a sweep in the store.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value: those that `mmx run` was given.")
+    ] = None,
     html: Annotated[bool, typer.Option("--html", help="One page with all figures.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="A line a figure; with --out a folder.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Tables for booktabs.")] = False,
@@ -42,9 +46,10 @@ def report(
         raise InputError(f"--confidence {confidence:g} is not between 0.5 and 1; 0.95 is usual")
     from mmx.report.content import report_on
 
-    results = _open(sweep, store)
+    results = _open(sweep, overrides or [], store)
     if not results.found:
-        raise InputError(f"'{results.name}' has no finished trial yet; `mmx status` tells how it stands")
+        told = "give the overrides that `mmx run` had, if any; `mmx status` lists the sweeps of the store"
+        raise InputError(f"'{results.name}' has no finished trial yet; {told}")
     if max_trainable_params is not None:
         results = results.restricted(max_trainable_params)
     made = report_on(results, score, target, confidence)
@@ -52,18 +57,24 @@ def report(
     return 0
 
 
-def _open(sweep: str, store: str | None) -> "Results":
+def _open(sweep: str, overrides: Sequence[str], store: str | None) -> "Results":
     """Find the sweep of a file, else the one of that name in the store."""
     path = Path(sweep)
-    return _of_file(path, store) if path.suffix in (".yaml", ".yml") else _of_name(sweep, store)
+    if path.suffix in (".yaml", ".yml"):
+        return _of_file(path, overrides, store)
+    if overrides:
+        raise InputError(
+            f"'{overrides[0]}' changes a sweep file; the sweep '{sweep}' in the store is as it was run"
+        )
+    return _of_name(sweep, store)
 
 
-def _of_file(path: Path, store: str | None) -> "Results":
+def _of_file(path: Path, overrides: Sequence[str], store: str | None) -> "Results":
     from mmx.cli.open import open_sweep
     from mmx.sweep import open_search, open_tracker, plan_sweep, settle, tracking_address
     from mmx.sweep.close import results_of
 
-    plan = plan_sweep(*open_sweep(path), build=False)
+    plan = plan_sweep(*open_sweep(path, overrides), build=False)
     settle(plan, open_search(plan))
     tracker = open_tracker(plan.registry, tracking_address(plan.sweep, store), plan.sweep.tracker.name)
     return results_of(plan, tracker, tracker.records(plan.sweep.name))
