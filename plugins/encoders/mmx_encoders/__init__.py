@@ -46,6 +46,14 @@ SWIN = """@inproceedings{liu2021swin,
   year={2021}
 }"""
 
+TRANSFORMERS = """@inproceedings{wolf2020transformers,
+  title={Transformers: State-of-the-Art Natural Language Processing},
+  author={Wolf, Thomas and Debut, Lysandre and Sanh, Victor and others},
+  booktitle={Empirical Methods in Natural Language Processing: System Demonstrations},
+  year={2020}
+}"""
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
 
 @hookimpl
 def register_encoders() -> list[Component]:
@@ -72,5 +80,37 @@ def register_encoders() -> list[Component]:
             paper="\n".join([RESNET, MOBILENETS, CONVNEXT, SWIN, VIT]),
             requires=("torchvision",),
             example={"model": "mobilenet_v3_small", "weights": "none", "size": 64},
+        ),
+        Component(
+            "transformers_image",
+            "mmx_encoders.transformers_image:TransformersImage",
+            summary="an image backbone of Hugging Face transformers (ViT, DINOv2, CLIP, SigLIP, …)",
+            paper=TRANSFORMERS,
+            requires=("transformers",),
+            example={"weights": "none", "config": {"model_type": "vit", "image_size": 32, **TINY}},
+        ),
+        Component(
+            "transformers_text",
+            "mmx_encoders.transformers_text:TransformersText",
+            summary="a text backbone of Hugging Face transformers (BERT, MiniLM, CLIP, …), on token ids",
+            paper=TRANSFORMERS,
+            requires=("transformers",),
+            example={"weights": "none", "config": {"model_type": "bert", "vocab_size": 64, **TINY}},
+        ),
+        Component(
+            "transformers_audio",
+            "mmx_encoders.transformers_audio:TransformersAudio",
+            summary="an audio backbone of Hugging Face transformers (AST, Whisper, wav2vec 2.0, …)",
+            paper=TRANSFORMERS,
+            requires=("transformers",),
+            example={
+                "weights": "none",
+                "config": {
+                    "model_type": "audio-spectrogram-transformer",
+                    "max_length": 64,
+                    "num_mel_bins": 32,
+                    **TINY,
+                },
+            },
         ),
     ]
