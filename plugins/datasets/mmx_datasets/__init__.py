@@ -1,6 +1,15 @@
 """Datasets: one file each; this catalogue imports none of them."""
 
 from mmx import Component, hookimpl
+from mmx_datasets.papers import (
+    AVE_PAPER,
+    CREMA_D_PAPER,
+    FOOD101_PAPER,
+    HATEFUL_MEMES_PAPER,
+    KINETICS_SOUNDS_PAPER,
+    MM_IMDB_PAPER,
+    MVSA_PAPER,
+)
 
 DIGITS_PAPER = """@misc{alpaydin1998optical,
   title = {Optical Recognition of Handwritten Digits},
@@ -59,5 +68,47 @@ def register_datasets() -> list[Component]:
             summary="your own table (CSV, Parquet, JSON Lines) of files, texts and numbers; "
             "empty cells are natural absence",
             example={"table": "data/manifest.csv", "columns": {"image": "image", "text": "text"}},
+        ),
+        Component(
+            "crema_d",
+            "mmx_datasets.crema_d:CremaD",
+            summary="CREMA-D: six acted emotions, voice and face",
+            paper=CREMA_D_PAPER,
+        ),
+        Component(
+            "kinetics_sounds",
+            "mmx_datasets.kinetics_sounds:KineticsSounds",
+            summary="Kinetics-Sounds: 31 actions that are seen and heard",
+            paper=KINETICS_SOUNDS_PAPER,
+        ),
+        Component(
+            "ave",
+            "mmx_datasets.ave:Ave",
+            summary="AVE: 28 kinds of events that are seen and heard",
+            paper=AVE_PAPER,
+        ),
+        Component(
+            "food101",
+            "mmx_datasets.food101:Food101",
+            summary="UPMC Food-101: photos of 101 dishes and titles of their pages",
+            paper=FOOD101_PAPER,
+        ),
+        Component(
+            "mm_imdb",
+            "mmx_datasets.mm_imdb:MmImdb",
+            summary="MM-IMDb: posters and plots, 23 genres, several a film",
+            paper=MM_IMDB_PAPER,
+        ),
+        Component(
+            "mvsa_single",
+            "mmx_datasets.mvsa_single:MvsaSingle",
+            summary="MVSA-Single: tweets with a photo, three sentiments",
+            paper=MVSA_PAPER,
+        ),
+        Component(
+            "hateful_memes",
+            "mmx_datasets.hateful_memes:HatefulMemes",
+            summary="Hateful Memes: picture and text, hateful or not",
+            paper=HATEFUL_MEMES_PAPER,
         ),
     ]

@@ -7,7 +7,7 @@ Arrays are whole numbers, as files hold them and as the cache keeps them: images
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -82,9 +82,11 @@ def as_tensor(kind: str, array: Array) -> Tensor:
 
 
 def _read_image(path: Path, shapes: Shapes) -> Array:
-    """Decode an image, turned upright where its EXIF data says that it lies on its side."""
+    """Decode an image, turned upright where its EXIF data says so; of a film, or frames, the middle one."""
     from PIL import Image
 
+    if path.is_dir() or path.suffix.lower() in FILMS:
+        return _read_video(path, replace(shapes, frames=1))[0]
     with Image.open(path) as image:
         return _square(image, shapes)
 

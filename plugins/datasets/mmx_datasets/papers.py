@@ -1,0 +1,48 @@
+"""Papers of the datasets, as BibTeX; the catalogue and the data cards give them."""
+
+CREMA_D_PAPER = """@article{cao2014cremad,
+  title = {{CREMA-D}: Crowd-Sourced Emotional Multimodal Actors Dataset},
+  author = {Cao, Houwei and Cooper, David G. and Keutmann, Michael K. and Gur, Ruben C. and Nenkova, Ani and
+            Verma, Ragini},
+  journal = {IEEE Transactions on Affective Computing}, volume = {5}, number = {4}, pages = {377--390},
+  year = {2014}
+}"""
+
+KINETICS_SOUNDS_PAPER = """@inproceedings{arandjelovic2017look,
+  title = {Look, Listen and Learn},
+  author = {Arandjelovi{\\'c}, Relja and Zisserman, Andrew},
+  booktitle = {Proceedings of the IEEE International Conference on Computer Vision}, pages = {609--617},
+  year = {2017}
+}"""
+
+AVE_PAPER = """@inproceedings{tian2018audio,
+  title = {Audio-Visual Event Localization in Unconstrained Videos},
+  author = {Tian, Yapeng and Shi, Jing and Li, Bochen and Duan, Zhiyao and Xu, Chenliang},
+  booktitle = {Proceedings of the European Conference on Computer Vision}, year = {2018}
+}"""
+
+FOOD101_PAPER = """@inproceedings{wang2015recipe,
+  title = {Recipe Recognition with Large Multimodal Food Dataset},
+  author = {Wang, Xin and Kumar, Devinder and Thome, Nicolas and Cord, Matthieu and
+            Precioso, Fr{\\'e}d{\\'e}ric},
+  booktitle = {IEEE International Conference on Multimedia and Expo Workshops}, year = {2015}
+}"""
+
+MM_IMDB_PAPER = """@inproceedings{arevalo2017gated,
+  title = {Gated Multimodal Units for Information Fusion},
+  author = {Arevalo, John and Solorio, Thamar and Montes-y-G{\\'o}mez, Manuel and Gonz{\\'a}lez, Fabio A.},
+  booktitle = {International Conference on Learning Representations, Workshop Track}, year = {2017}
+}"""
+
+MVSA_PAPER = """@inproceedings{niu2016sentiment,
+  title = {Sentiment Analysis on Multi-View Social Data},
+  author = {Niu, Teng and Zhu, Shiai and Pang, Lei and El Saddik, Abdulmotaleb},
+  booktitle = {MultiMedia Modeling}, pages = {15--27}, year = {2016}
+}"""
+
+HATEFUL_MEMES_PAPER = """@inproceedings{kiela2020hateful,
+  title = {The Hateful Memes Challenge: Detecting Hate Speech in Multimodal Memes},
+  author = {Kiela, Douwe and Firooz, Hamed and Mohan, Aravind and Goswami, Vedanuj and Singh, Amanpreet and
+            Ringshia, Pratik and Testuggine, Davide},
+  booktitle = {Advances in Neural Information Processing Systems}, volume = {33}, year = {2020}
+}"""
