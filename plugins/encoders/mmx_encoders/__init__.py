@@ -52,6 +52,18 @@ TRANSFORMERS = """@inproceedings{wolf2020transformers,
   booktitle={Empirical Methods in Natural Language Processing: System Demonstrations},
   year={2020}
 }"""
+KWT = """@inproceedings{berg2021keyword,
+  title={Keyword Transformer: A Self-Attention Model for Keyword Spotting},
+  author={Berg, Axel and O'Connor, Mark and Cruz, Miguel Tairum},
+  booktitle={Interspeech},
+  year={2021}
+}"""
+YAMNET = """@inproceedings{hershey2017cnn,
+  title={{CNN} Architectures for Large-Scale Audio Classification},
+  author={Hershey, Shawn and Chaudhuri, Sourish and Ellis, Daniel P. W. and others},
+  booktitle={International Conference on Acoustics, Speech and Signal Processing},
+  year={2017}
+}"""
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
@@ -112,5 +124,19 @@ def register_encoders() -> list[Component]:
                     **TINY,
                 },
             },
+        ),
+        Component(
+            "kwt",
+            "mmx_encoders.kwt:Kwt",
+            summary="Keyword Transformer: spoken commands, one second",
+            paper=KWT,
+            example={"weights": "none"},
+        ),
+        Component(
+            "yamnet",
+            "mmx_encoders.yamnet:Yamnet",
+            summary="YAMNet: sounds of every kind, a token each 0.48 s",
+            paper=YAMNET,
+            example={"weights": "none"},
         ),
     ]
