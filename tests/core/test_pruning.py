@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from mmx.config import ComponentSpec, read_sweep
 from mmx.contracts import TrialRecord
 from mmx.errors import ConfigError, Fault
+from mmx.report.standings import why_pruned
 from mmx.sweep.checks import check_search
 from mmx.sweep.pruning import (
     PRUNERS,
@@ -22,7 +23,6 @@ from mmx.sweep.pruning import (
     looks_at,
     pruner_of,
     seeds_looked_at,
-    why_pruned,
 )
 
 TUNE = {"training.learning_rate": {"low": 0.001, "high": 0.1}}

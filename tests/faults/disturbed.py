@@ -232,10 +232,9 @@ class Place:
         return found
 
     def files(self, run: Run) -> dict[str, bytes]:
-        """Read the files of a run."""
-        return {
-            path.name: path.read_bytes() for path in self.folder.glob(f"mlartifacts/*/{run.id}/artifacts/*")
-        }
+        """Read the files of a run, but for the one that tells which command and machine it was of."""
+        found = self.folder.glob(f"mlartifacts/*/{run.id}/artifacts/*")
+        return {path.name: path.read_bytes() for path in found if path.name != "environment.json"}
 
     def trials(self) -> list[tuple[str, str, str]]:
         """List the search store's trials: study, state, values of what is tuned."""

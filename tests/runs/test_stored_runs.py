@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from mmx import tasks
+from mmx.builtin.trackers.mlflow import Mlflow
 from mmx.config import read_trial
-from mmx.errors import ConfigError, InputError
+from mmx.contracts import TrialRecord
+from mmx.errors import ConfigError, InputError, MmxError
 from mmx.evaluate import Predictions, predict_patterns
 from mmx.protocols import all_patterns
 from mmx.runs import StoredRun, open_run
@@ -149,3 +152,35 @@ def test_several_that_begin_so_are_listed(finished: Any) -> None:
     told = r"'t000' is one of 6; give more of the id: \w{8} \(t000\d-.+, toy\)"
     with pytest.raises(InputError, match=told):
         open_run(finished.tracker, "t000")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "UNIQUE constraint failed: datasets.digest",
+        "duplicate key value violates unique constraint",
+        "1062 Duplicate entry",
+    ],
+)
+def test_workers_that_log_the_same_data_at_the_same_moment_both_succeed(
+    stores: Path, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Mlflow(f"sqlite:///{stores}/mlflow.db")
+    tracker.open_sweep("toy", {})
+    log = tracker.open_trial("t", TrialRecord("", "point", 0, "running"))
+    plain, calls = tracker.client.log_inputs, []
+
+    def race(*given: Any) -> None:
+        calls.append(given)
+        if len(calls) == 1:
+            raise MlflowException(told)
+        plain(*given)
+
+    monkeypatch.setattr(tracker.client, "log_inputs", race)
+    log.data("digits", "train", "abc", {"samples": 3})
+    assert len(tracker.client.get_run(log.run_id).inputs.dataset_inputs) == 1
+    monkeypatch.setattr(
+        tracker.client, "log_inputs", lambda *given: (_ for _ in ()).throw(MlflowException("no"))
+    )
+    with pytest.raises(MmxError, match="no"):
+        log.data("digits", "val", "abc", {})

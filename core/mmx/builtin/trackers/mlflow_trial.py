@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
+from mlflow.exceptions import MlflowException
 
 from mmx.builtin.trackers.mlflow_connection import Connection, asked
 from mmx.contracts import TrialLog
@@ -16,6 +17,7 @@ from mmx.contracts import TrialLog
 STATUS = {"done": "FINISHED", "failed": "FAILED", "missing": "KILLED"}
 LONGEST_VALUE = 6000
 BATCH = 1000
+TWICE = re.compile(r"unique constraint|duplicate (?:key|entry)", re.IGNORECASE)
 FORBIDDEN = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 
@@ -56,7 +58,14 @@ class MlflowTrial(TrialLog):
         context = InputTag(
             "mlflow.data.context", {"train": "training", "val": "validation"}.get(split, split)
         )
-        self.client.log_inputs(self.run_id, [DatasetInput(given, [context])])
+        inputs = [DatasetInput(given, [context])]
+        try:
+            self.client.log_inputs(self.run_id, inputs)
+        except MlflowException as error:
+            # MLflow looks whether it knows the data, and then writes: two workers may both not find them.
+            if not TWICE.search(str(error)):
+                raise
+            self.client.log_inputs(self.run_id, inputs)
 
     @asked
     def end(self, state: str, reason: str, tags: Mapping[str, str]) -> None:
