@@ -38,6 +38,8 @@ class Component:
     `path` is `"package.module:Class"`. `paper` is a BibTeX entry, printed by `mmx cite`. `requires` names
     importable modules that an extra brings; a component that lacks one says so when it is used. `example` are
     options with which the conformance kit builds a component that has no default for all of them.
+    `expected_failures` names laws of the kit that it is known to break, each with the reason; one that holds
+    all the same is told.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Component:
     paper: str = ""
     requires: tuple[str, ...] = ()
     example: Mapping[str, Any] = field(default_factory=dict)
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
 
 
 @hookspec

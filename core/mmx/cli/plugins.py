@@ -1,11 +1,15 @@
 """`mmx plugins`: what can be used, from where, with which options."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mmx.errors import InputError
+from mmx.cli import new_plugin
+from mmx.errors import InputError, PluginError
 from mmx.registry import KINDS, Offer, Registry
 
 app = typer.Typer(
@@ -13,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.command("new")(new_plugin.new)
 COLUMNS = ("name", "kind", "distribution", "version", "state", "summary")
 
 
@@ -106,6 +111,59 @@ def info(
         if row["paper"]:
             typer.echo(row["paper"])
     return 0
+
+
+@app.command("check")
+def check(
+    name: Annotated[str, typer.Argument(help="A component, distribution:component, or a distribution.")],
+    kind: Annotated[
+        str | None, typer.Option(help="The component's kind, where several kinds have it.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="A one-off plugin file that is to be loaded.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Try the laws of the conformance kit; exit 1 where one is broken that is not declared to be.
+
+    Example: mmx plugins check mask_token
+    """
+    registry = Registry.load(files=[file] if file else [])
+    offers = _offers_of(registry, name, kind)
+    rows = [row for offer in offers for row in _verdicts(registry, offer, quiet=as_json)]
+    counts = Counter(row["state"] for row in rows)
+    if as_json:
+        told = {state: counts[state] for state in ("passed", "failed", "skipped", "expected")}
+        typer.echo(json.dumps({"run": len(rows), **told, "checks": rows}, indent=2))
+    else:
+        told_counts = ", ".join(f"{n} {_TOLD.get(state, state)}" for state, n in counts.items())
+        typer.echo(f"{len(rows)} laws tried on {len(offers)} component(s): {told_counts}")
+    return 1 if counts["failed"] else 0
+
+
+_TOLD = {"expected": "broken as declared"}
+
+
+def _offers_of(registry: Registry, name: str, kind: str | None) -> list[Offer]:
+    """Find what a name means: all that a distribution offers, or a component (of every kind that has it)."""
+    own = [o for o in registry.offers if o.distribution == name and kind in (None, o.kind)]
+    broken = [p for p in registry.problems if p.distribution == name]
+    if broken:
+        raise PluginError(f"plugin '{name}' is {broken[0].state}: {broken[0].reason}")
+    return own or [registry.find(k, name) for k in _kinds_of(registry, name, kind)]
+
+
+def _verdicts(registry: Registry, offer: Offer, quiet: bool) -> Iterator[dict[str, str]]:
+    """Try the laws of a component, and show each as it is found."""
+    from mmx.testing import cases_of
+
+    if not quiet:
+        typer.echo(f"{offer.kind} {offer.component.name} ({offer.distribution} {offer.version})")
+    for case in cases_of(registry, offer):
+        verdict = case.verdict()
+        law = case.law.__name__
+        if not quiet:
+            reason = f": {verdict.reason}" if verdict.reason else ""
+            typer.echo(f"  {_TOLD.get(verdict.state, verdict.state):<8} {law.replace('_', ' ')}{reason}")
+        yield {"kind": offer.kind, "name": offer.component.name, "law": law, **vars(verdict)}
 
 
 def _kinds_of(registry: Registry, name: str, kind: str | None) -> list[str]:
