@@ -64,6 +64,33 @@ YAMNET = """@inproceedings{hershey2017cnn,
   booktitle={International Conference on Acoustics, Speech and Signal Processing},
   year={2017}
 }"""
+SPEECH = """@inproceedings{baevski2020wav2vec,
+  title={wav2vec 2.0: A Framework for Self-Supervised Learning of Speech Representations},
+  author={Baevski, Alexei and Zhou, Henry and Mohamed, Abdelrahman and Auli, Michael},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2020}
+}
+@article{hsu2021hubert,
+  title={{HuBERT}: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units},
+  author={Hsu, Wei-Ning and Bolte, Benjamin and Tsai, Yao-Hung Hubert and others},
+  journal={IEEE/ACM Transactions on Audio, Speech, and Language Processing},
+  year={2021}
+}
+@article{chen2022wavlm,
+  title={{WavLM}: Large-Scale Self-Supervised Pre-Training for Full Stack Speech Processing},
+  author={Chen, Sanyuan and Wang, Chengyi and Chen, Zhengyang and others},
+  journal={IEEE Journal of Selected Topics in Signal Processing},
+  year={2022}
+}"""
+TINY_SPEECH = {
+    "extractor_conv_layer_config": [[16, 10, 5], [16, 3, 4], [16, 2, 4], [16, 2, 4]],
+    "encoder_embed_dim": 32,
+    "encoder_pos_conv_kernel": 16,
+    "encoder_pos_conv_groups": 2,
+    "encoder_num_layers": 2,
+    "encoder_num_heads": 2,
+    "encoder_ff_interm_features": 64,
+}
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
@@ -138,5 +165,13 @@ def register_encoders() -> list[Component]:
             summary="YAMNet: sounds of every kind, a token each 0.48 s",
             paper=YAMNET,
             example={"weights": "none"},
+        ),
+        Component(
+            "torchaudio",
+            "mmx_encoders.torchaudio_speech:TorchaudioSpeech",
+            summary="torchaudio's wav2vec 2.0, HuBERT and WavLM pipelines",
+            paper=SPEECH,
+            requires=("torchaudio",),
+            example={"model": "WAV2VEC2_BASE", "weights": "none", "config": TINY_SPEECH},
         ),
     ]
