@@ -1,6 +1,8 @@
 """Published layouts: each reader on a small excerpt, made here in the layout that its head describes."""
 
+import importlib.util
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +20,15 @@ from mmx.errors import DataError
 from mmx.registry import Registry
 from mmx.testing import CHECKS
 from mmx_datasets.ave import Ave
+from mmx_datasets.cmu_mosi import CmuMosei, CmuMosi
 from mmx_datasets.crema_d import CremaD
 from mmx_datasets.food101 import Food101
 from mmx_datasets.hateful_memes import HatefulMemes
+from mmx_datasets.iemocap import Iemocap
 from mmx_datasets.kinetics_sounds import KineticsSounds
 from mmx_datasets.mm_imdb import MmImdb
 from mmx_datasets.mvsa_single import MvsaSingle
+from mmx_datasets.ucf101 import Ucf101
 
 SMALL: Mapping[str, Any] = {"image_size": 4, "cache_gigabytes": 0.0}
 
@@ -120,6 +125,65 @@ def hateful_memes(root: Path) -> None:
             image(root / row["img"])
 
 
+def film(path: Path) -> None:
+    """Four frames and half a second of sound where PyAV is there to write and read them, else a mere file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"no film")
+    if importlib.util.find_spec("av") is None:
+        return
+    import av
+
+    with av.open(str(path), "w") as file:
+        pictures, tone = file.add_stream("mpeg4", rate=8), file.add_stream("aac", rate=16_000)
+        pictures.width, pictures.height, pictures.pix_fmt = 32, 32, "yuv420p"
+        for k in range(4):
+            picture = np.full((32, 32, 3), 50 * k, dtype=np.uint8)
+            file.mux(pictures.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        wave = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
+        heard = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+        heard.sample_rate = 16_000
+        file.mux(tone.encode(heard))
+        file.mux(pictures.encode())
+        file.mux(tone.encode())
+
+
+def cmu(root: Path) -> None:
+    rows = ["video_id,clip_id,text,label,annotation,mode"]
+    for k, mode in enumerate(["train"] * 4 + ["valid"] * 2 + ["test"] * 2):
+        rows.append(f'film{k},{k},"well, it was {k}",{k / 2 - 1.5},Neutral,{mode}')
+        film(root / "Raw" / f"film{k}" / f"{k}.mp4")
+    lines(root / "label.csv", *rows)
+
+
+def iemocap(root: Path) -> None:
+    for session in range(1, 6):
+        folder, dialog = root / f"Session{session}", f"Ses0{session}F_impro01"
+        rated, said = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""], []
+        for k, emotion in enumerate(("neu", "exc", "hap", "xxx", "sad")):
+            turn = f"{dialog}_F00{k}"
+            rated += [
+                f"[{k}.2901 - {k + 1}.2357]\t{turn}\t{emotion}\t[2.5000, 2.5000, 2.5000]",
+                "C-E2:\tNeutral;\t()",
+            ]
+            said.append(f"{turn} [00{k}.2901-00{k + 1}.2357]: So it is {k}.")
+            sound(folder / "sentences" / "wav" / dialog / f"{turn}.wav")
+        lines(folder / "dialog" / "EmoEvaluation" / f"{dialog}.txt", *rated)
+        lines(folder / "dialog" / "transcriptions" / f"{dialog}.txt", *said, "M: yes")
+
+
+def ucf101(root: Path) -> None:
+    classes = [f"Action{k}" for k in range(101)]
+    clips = {"train": [(c, f"v_{c}_g{g:02d}_c0{n}") for c in classes[:25] for g in (8, 9) for n in (1, 2)],
+             "test": [(c, f"v_{c}_g01_c01") for c in classes[3:6]]}  # fmt: skip
+    lines(root / "ucfTrainTestlist/classInd.txt", *(f"{k} {c}" for k, c in enumerate(classes, start=1)))
+    for split, found in clips.items():
+        number = " 1" if split == "train" else ""
+        lines(root / f"ucfTrainTestlist/{split}list01.txt", *(f"{c}/{clip}.avi{number}" for c, clip in found))
+        for _, clip in found:
+            for folder in ("jpegs_256", "tvl1_flow/u", "tvl1_flow/v"):
+                frames(root / folder / clip, 1)
+
+
 @dataclass(frozen=True)
 class Excerpt:
     """What is made, and what must come of it."""
@@ -130,9 +194,11 @@ class Excerpt:
     count: int
     one: tuple[str, Any]
     """Id and target of one sample."""
+    absent: int = 1
+    """How many inputs one missing file takes away."""
 
 
-AUDIO_VISUAL, IMAGE_TEXT = ("audio", "video"), ("image", "text")
+AUDIO_VISUAL, IMAGE_TEXT, SPOKEN = ("audio", "video"), ("image", "text"), ("text", "audio", "video")
 EXCERPTS = {
     "crema_d": Excerpt(crema_d, CremaD, AUDIO_VISUAL, 40, ("1011_IEO_ANG_XX", 5)),
     "kinetics_sounds": Excerpt(kinetics_sounds, KineticsSounds, AUDIO_VISUAL, 27, ("test-id0_0", 30)),
@@ -141,6 +207,10 @@ EXCERPTS = {
     "mm_imdb": Excerpt(mm_imdb, MmImdb, IMAGE_TEXT, 9, ("0000007", [0, 22])),
     "mvsa_single": Excerpt(mvsa_single, MvsaSingle, IMAGE_TEXT, 80, ("0", 2)),
     "hateful_memes": Excerpt(hateful_memes, HatefulMemes, IMAGE_TEXT, 12, ("20", 0)),
+    "cmu_mosi": Excerpt(cmu, CmuMosi, SPOKEN, 8, ("film7/7", 2.0), absent=2),
+    "cmu_mosei": Excerpt(cmu, CmuMosei, SPOKEN, 8, ("film0/0", -1.5), absent=2),
+    "iemocap": Excerpt(iemocap, Iemocap, SPOKEN[:2], 20, ("Ses05F_impro01_F001", 1)),
+    "ucf101": Excerpt(ucf101, Ucf101, ("video", "video"), 103, ("v_Action4_g01_c01", 4)),
 }
 SPLITS = ("train", "val", "test")
 
@@ -165,6 +235,8 @@ def lists_of(name: str, root: Path) -> dict[str, Sequence[str]]:
 
 @pytest.mark.parametrize("name", EXCERPTS)
 def test_all_laws_of_datasets_hold_on_an_excerpt(home: Path, registry: Registry, name: str) -> None:
+    if name.startswith("cmu_"):
+        pytest.importorskip("av")
     offer = next(o for o in registry.offers if o.kind == "dataset" and o.component.name == name)
     options = {**SMALL, "root": str(home / name)}
     made = replace(offer, component=replace(offer.component, example=options))
@@ -199,21 +271,23 @@ def test_data_that_is_not_there_is_told_with_what_is_needed(tmp_path: Path, name
 def test_a_missing_file_is_refused_or_absent(tmp_path: Path, name: str) -> None:
     expected = EXCERPTS[name]
     expected.make(tmp_path)
-    kind = {"audio": "*.wav", "image": None}[expected.kinds[0]]
     media = sorted(
-        path for path in tmp_path.rglob(kind or "*") if path.suffix in {".wav", ".jpg", ".jpeg", ".png"}
+        path for path in tmp_path.rglob("*") if path.suffix in {".wav", ".jpg", ".jpeg", ".png", ".mp4"}
     )
-    media[0].unlink()
-    with pytest.raises(DataError, match=rf"{name}: 1 files are not there, such as '.*{media[0].name}'"):
-        opened(name, tmp_path).split("train")
+    first = next((path for path in media if path.suffix == ".wav"), media[0])
+    if name == "ucf101":  # frames are missing where their folder is
+        first = first.parent
+        shutil.rmtree(first)
+    else:
+        first.unlink()
+    with pytest.raises(
+        DataError, match=rf"{name}: {expected.absent} files are not there, such as '.*{first.name}'"
+    ):
+        for split in SPLITS:
+            opened(name, tmp_path).split(split)
     dataset = opened(name, tmp_path, missing_files="absent")
-    absent = [
-        (~Split(dataset, split, tuple(dataset.modalities)).natural[next(iter(dataset.modalities))])
-        .sum()
-        .item()
-        for split in SPLITS
-    ]
-    assert sum(absent) == 1
+    natural = [Split(dataset, split, tuple(dataset.modalities)).natural for split in SPLITS]
+    assert sum(int((~here).sum()) for presence in natural for here in presence.values()) == expected.absent
 
 
 def test_crema_d_deals_actors_out_so_that_none_is_in_two_splits(home: Path) -> None:
@@ -320,6 +394,37 @@ def test_hateful_memes_without_labels_say_which_file_has_them(tmp_path: Path) ->
     lines(tmp_path / "test.jsonl", json.dumps({"id": 1, "img": "img/1.png", "text": "words"}))
     with pytest.raises(DataError, match=r"test.jsonl' has no labels; get test_seen.jsonl"):
         opened("hateful_memes", tmp_path).split("test")
+
+
+def test_a_line_of_cmu_mosi_that_is_wrong_is_named(tmp_path: Path) -> None:
+    cmu(tmp_path)
+    lines(
+        tmp_path / "label.csv",
+        "video_id,clip_id,text,label,annotation,mode",
+        "film0,0,text,good,Positive,train",
+    )
+    with pytest.raises(DataError, match=r"line 2 of .*label.csv' is wrong .*'good'"):
+        opened("cmu_mosi", tmp_path).split("train")
+
+
+def test_iemocap_takes_excited_for_happy_and_leaves_out_what_has_no_class(home: Path) -> None:
+    targets = [sample.target for sample in opened("iemocap", home).split("val")]
+    assert targets == [0, 1, 1, 3]
+
+
+def test_ucf101_holds_out_whole_groups(home: Path) -> None:
+    found = lists_of("ucf101", home)
+    groups = [{i.rpartition("_c")[0] for i in found[split]} for split in ("train", "val")]
+    assert not groups[0] & groups[1] and len(found["val"]) == 2 * len(groups[1])
+
+
+def test_flow_has_u_and_v_as_its_channels(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "ucf101", tmp_path / "ucf101")
+    for part, level in (("u", 100), ("v", 200)):
+        for path in (tmp_path / "ucf101" / "tvl1_flow" / part).rglob("*.jpg"):
+            Image.new("L", (6, 5), level).save(path, format="PNG")
+    flow = opened("ucf101", tmp_path).split("test")[0].inputs["flow"]
+    assert (flow[0, :, 2, 2] * 255).round().tolist() == [100, 200, 0]
 
 
 @pytest.mark.parametrize("name", EXCERPTS)

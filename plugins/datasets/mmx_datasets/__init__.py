@@ -3,12 +3,16 @@
 from mmx import Component, hookimpl
 from mmx_datasets.papers import (
     AVE_PAPER,
+    CMU_MOSEI_PAPER,
+    CMU_MOSI_PAPER,
     CREMA_D_PAPER,
     FOOD101_PAPER,
     HATEFUL_MEMES_PAPER,
+    IEMOCAP_PAPER,
     KINETICS_SOUNDS_PAPER,
     MM_IMDB_PAPER,
     MVSA_PAPER,
+    UCF101_PAPER,
 )
 
 DIGITS_PAPER = """@misc{alpaydin1998optical,
@@ -110,5 +114,29 @@ def register_datasets() -> list[Component]:
             "mmx_datasets.hateful_memes:HatefulMemes",
             summary="Hateful Memes: picture and text, hateful or not",
             paper=HATEFUL_MEMES_PAPER,
+        ),
+        Component(
+            "cmu_mosi",
+            "mmx_datasets.cmu_mosi:CmuMosi",
+            summary="CMU-MOSI: opinions in words, voice and face; sentiment to predict",
+            paper=CMU_MOSI_PAPER,
+        ),
+        Component(
+            "cmu_mosei",
+            "mmx_datasets.cmu_mosi:CmuMosei",
+            summary="CMU-MOSEI: opinions in words, voice and face; sentiment to predict",
+            paper=CMU_MOSEI_PAPER,
+        ),
+        Component(
+            "iemocap",
+            "mmx_datasets.iemocap:Iemocap",
+            summary="IEMOCAP: four emotions in conversations, words and voice",
+            paper=IEMOCAP_PAPER,
+        ),
+        Component(
+            "ucf101",
+            "mmx_datasets.ucf101:Ucf101",
+            summary="UCF-101: 101 actions, RGB and optical flow",
+            paper=UCF101_PAPER,
         ),
     ]

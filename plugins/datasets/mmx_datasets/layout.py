@@ -4,13 +4,11 @@ A reader says which files must be there and gives its entries, read from the lis
 Nothing else of the data is opened before a batch asks for it.
 """
 
-import csv
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from mmx.errors import DataError, did_you_mean
 from mmx.protocols import uniforms
 from mmx_datasets.cache import Cache, default_folder
 from mmx_datasets.media import MEDIA_KINDS, Fit, Shapes
-from mmx_datasets.reading import Entries, Entry, Reader
+from mmx_datasets.reading import Entries, Entry, Reader, paths_of
 from mmx_datasets.words import text_reader
 
 SPLITS = ("train", "val", "test")
@@ -65,6 +63,10 @@ class Layout(Dataset):
     def entries(self) -> Mapping[str, Sequence[Entry]]:
         """Read the lists: the entries of "train" and "test", and of "val" where it has its own."""
 
+    def group_of(self, entry: Entry) -> str:
+        """Name what must not be cut in two when validation samples are held out; the sample by default."""
+        return entry.id
+
     @classmethod
     def prepare(cls, root: Path) -> str:
         """Say what to put where: none of these datasets may be fetched without asking or agreeing."""
@@ -82,8 +84,8 @@ class Layout(Dataset):
         """The entries of all three splits, of files that are there (DataError where a split is empty)."""
         found = {split: self._existing(entries) for split, entries in self.entries().items()}
         if "val" not in found:
-            ids = [entry.id for entry in found["train"]]
-            held = uniforms(ids, 0, self.name, "val") < self.val_share
+            groups = [self.group_of(entry) for entry in found["train"]]
+            held = uniforms(groups, 0, self.name, "val") < self.val_share
             pairs = list(zip(found["train"], held.tolist(), strict=True))
             found["val"] = [entry for entry, is_held in pairs if is_held]
             found["train"] = [entry for entry, is_held in pairs if not is_held]
@@ -96,12 +98,19 @@ class Layout(Dataset):
         """Leave out files that are not there, or refuse."""
         media = [m for m, kind in self.modalities.items() if kind in MEDIA_KINDS]
         for entry in entries:
-            if any(".." in Path(entry.values[m]).parts for m in media if m in entry.values):
+            files = [path for m in media if m in entry.values for path in paths_of(entry.values[m])]
+            if any(".." in path.parts for path in files):
                 raise DataError(f"{self.name}: '{entry.id}' of a list leaves the folder; get the list again")
-        gone = {(e.id, m) for e in entries for m in media if m in e.values and not Path(e.values[m]).exists()}
+        gone = {
+            (e.id, m)
+            for e in entries
+            for m in media
+            if m in e.values and not all(path.exists() for path in paths_of(e.values[m]))
+        }
         if gone and self.missing_files == "raise":
             sample, m = min(gone)
-            first = next(e for e in entries if e.id == sample).values[m]
+            wanted = paths_of(next(e for e in entries if e.id == sample).values[m])
+            first = next(path for path in wanted if not path.exists())
             raise DataError(
                 f"{self.name}: {len(gone)} files are not there, such as '{first}'; get them, or set "
                 "missing_files: absent"
@@ -151,6 +160,58 @@ class ImageText(Layout):
         super().__init__(root, shapes, missing_files, val_share, *text, cache, cache_gigabytes)
 
 
+class Spoken(Layout):
+    """Texts (text_length,) of token ids, sounds (audio_seconds * sample_rate,) in [-1, 1], and films, where
+    the dataset has them, (frames, 3, image_size, image_size) in [0, 1].
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        missing_files: MissingFiles = "raise",
+        image_size: int = 224,
+        image_fit: Fit = "crop",
+        frames: int = 8,
+        sample_rate: int = 16_000,
+        audio_seconds: float = 6.0,
+        text_length: int = 64,
+        tokenizer: str = "",
+        vocabulary_size: int = 30_000,
+        cache: str = "",
+        cache_gigabytes: float = 10.0,
+    ) -> None:
+        shapes = Shapes(image_size, image_fit, sample_rate, audio_seconds, frames)
+        text = (text_length, tokenizer, vocabulary_size)
+        super().__init__(root, shapes, missing_files, 0.1, *text, cache, cache_gigabytes)
+
+
+class Visual(Layout):
+    """Several streams of frames, each (frames, 3, image_size, image_size) in [0, 1].
+
+    `visual_as`: "video" gives `frames` frames, "image" the middle one alone, (3, image_size, image_size).
+    """
+
+    streams: ClassVar[tuple[str, ...]]
+    """Names of the modalities."""
+
+    def __init__(
+        self,
+        root: str = "data",
+        missing_files: MissingFiles = "raise",
+        val_share: float = 0.1,
+        visual_as: Literal["video", "image"] = "video",
+        image_size: int = 224,
+        image_fit: Fit = "crop",
+        frames: int = 3,
+        cache: str = "",
+        cache_gigabytes: float = 10.0,
+    ) -> None:
+        self.modalities = dict.fromkeys(self.streams, visual_as)
+        kept = {"cache": cache, "cache_gigabytes": cache_gigabytes}
+        shapes = Shapes(image_size, image_fit, frames=frames)
+        super().__init__(root, shapes, missing_files, val_share, **kept)  # type: ignore[arg-type]
+
+
 class AudioVisual(Layout):
     """Sounds (audio_seconds * sample_rate,) in [-1, 1], and frames in [0, 1].
 
@@ -175,50 +236,6 @@ class AudioVisual(Layout):
         shapes = Shapes(image_size, image_fit, sample_rate, audio_seconds, frames)
         kept = {"cache": cache, "cache_gigabytes": cache_gigabytes}
         super().__init__(root, shapes, missing_files, val_share, **kept)  # type: ignore[arg-type]
-
-
-def csv_rows(path: Path, width: int) -> list[list[str]]:
-    """Read a list without a header (DataError names a line that has not so many cells)."""
-    rows = []
-    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if row and len(row) != width:
-                raise DataError(f"line {number} of '{path}' has {len(row)} cells instead of {width}")
-            if row:
-                rows.append([cell.strip() for cell in row])
-    return rows
-
-
-def json_file(path: Path) -> Any:
-    """Read a JSON file (DataError where it is none)."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{path}' cannot be read as JSON ({error}); get it again") from error
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON Lines file (DataError names a line that is none)."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if line.strip():
-            try:
-                rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"line {number} of '{path}' is no JSON object ({error})") from error
-    return rows
-
-
-def first_there(root: Path, names: Sequence[str]) -> Path | None:
-    """Give the first of some files or folders that is there."""
-    return next((root / name for name in names if (root / name).exists()), None)
-
-
-def number_of(label: str, classes: Sequence[str], place: str) -> int:
-    """Number a class (DataError where it is none)."""
-    if label not in classes:
-        raise DataError(f"{place}: '{label}' is no class.{did_you_mean(label, classes)}")
-    return list(classes).index(label)
 
 
 def dealt(entries: Mapping[str, Sequence[Entry]], name: str) -> dict[str, list[Entry]]:

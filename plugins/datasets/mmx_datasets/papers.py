@@ -46,3 +46,31 @@ HATEFUL_MEMES_PAPER = """@inproceedings{kiela2020hateful,
             Ringshia, Pratik and Testuggine, Davide},
   booktitle = {Advances in Neural Information Processing Systems}, volume = {33}, year = {2020}
 }"""
+
+CMU_MOSI_PAPER = """@article{zadeh2016mosi,
+  title = {{MOSI}: Multimodal Corpus of Sentiment Intensity and Subjectivity Analysis in Online Opinion
+           Videos},
+  author = {Zadeh, Amir and Zellers, Rowan and Pincus, Eli and Morency, Louis-Philippe},
+  journal = {arXiv preprint arXiv:1606.06259}, year = {2016}
+}"""
+
+CMU_MOSEI_PAPER = """@inproceedings{zadeh2018multimodal,
+  title = {Multimodal Language Analysis in the Wild: {CMU-MOSEI} Dataset and Interpretable Dynamic Fusion
+           Graph},
+  author = {Zadeh, Amir and Liang, Paul Pu and Poria, Soujanya and Cambria, Erik and Morency, Louis-Philippe},
+  booktitle = {Proceedings of the Annual Meeting of the Association for Computational Linguistics},
+  pages = {2236--2246}, year = {2018}
+}"""
+
+IEMOCAP_PAPER = """@article{busso2008iemocap,
+  title = {{IEMOCAP}: Interactive Emotional Dyadic Motion Capture Database},
+  author = {Busso, Carlos and Bulut, Murtaza and Lee, Chi-Chun and Kazemzadeh, Abe and Mower, Emily and
+            Kim, Samuel and Chang, Jeannette N. and Lee, Sungbok and Narayanan, Shrikanth S.},
+  journal = {Language Resources and Evaluation}, volume = {42}, pages = {335--359}, year = {2008}
+}"""
+
+UCF101_PAPER = """@article{soomro2012ucf101,
+  title = {{UCF101}: A Dataset of 101 Human Actions Classes From Videos in The Wild},
+  author = {Soomro, Khurram and Zamir, Amir Roshan and Shah, Mubarak},
+  journal = {arXiv preprint arXiv:1212.0402}, year = {2012}
+}"""

@@ -12,11 +12,19 @@ from mmx.contracts import Sample
 from mmx.errors import DataError
 from mmx.types import Modality
 from mmx_datasets.cache import Cache, key_of
-from mmx_datasets.media import MEDIA_KINDS, Shapes, as_tensor, decode, files_of
+from mmx_datasets.media import MEDIA_KINDS, Array, Shapes, as_tensor, decode, files_of
 from mmx_datasets.words import TextReader
 
 Value = Any
-"""What a row says of a modality: a path (image, audio, video), a text, or numbers (vector)."""
+"""What a row says of a modality: a path (image, audio, video), a text, or numbers (vector).
+
+Several films as a tuple of paths are one: their first channels are its channels (optical flow, u and v).
+"""
+
+
+def paths_of(value: Value) -> tuple[Path, ...]:
+    """Give the files of an image, sound or film."""
+    return tuple(map(Path, value)) if isinstance(value, tuple) else (Path(value),)
 
 
 class Reader:
@@ -31,12 +39,21 @@ class Reader:
         """Read one input (DataError where that cannot be done, with the reason)."""
         kind = self.kinds[modality]
         if kind in MEDIA_KINDS:
-            return as_tensor(kind, self._decoded(kind, Path(value)))
+            return as_tensor(kind, self._media(kind, paths_of(value)))
         if kind == "text":
             return self.text(value)
         return torch.from_numpy(np.asarray(value, dtype=np.float32))
 
-    def _decoded(self, kind: str, path: Path) -> Any:
+    def _media(self, kind: str, paths: Sequence[Path]) -> Array:
+        """Decode one file, or lay the first channels of several over each other; the rest is zero."""
+        if len(paths) == 1:
+            return self._decoded(kind, paths[0])
+        whole = np.zeros_like(self._decoded(kind, paths[0]))
+        for channel, path in enumerate(paths):
+            whole[..., channel, :, :] = self._decoded(kind, path)[..., 0, :, :]
+        return whole
+
+    def _decoded(self, kind: str, path: Path) -> Array:
         if self.cache is None:
             return decode(kind, path, self.shapes)
         try:
