@@ -135,6 +135,14 @@ def test_what_nobody_asks_for_is_never_decoded(home: Path, monkeypatch: pytest.M
     assert decoded == []
 
 
+def test_loader_processes_read_what_one_process_reads(home: Path) -> None:
+    split = Split(opened(home / "table.csv"), "val", tuple(COLUMNS))
+    plain, loaded = (list(split.batches(torch.arange(4), 2, split.natural, workers)) for workers in (0, 2))
+    for one, other in zip(plain, loaded, strict=True):
+        assert one.ids == other.ids
+        assert all(torch.equal(one.inputs[m], other.inputs[m]) for m in COLUMNS)
+
+
 def test_all_laws_of_datasets_hold(home: Path, registry: Registry) -> None:
     offer = next(o for o in registry.offers if o.component.name == "manifest")
     options = {

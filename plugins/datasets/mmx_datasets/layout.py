@@ -77,7 +77,7 @@ class Layout(Dataset):
         """Give the samples of a split, each file read when it is asked for."""
         if name not in SPLITS:
             raise DataError(f"{self.name}: no split '{name}'.{did_you_mean(name, SPLITS)}")
-        return Entries(self.complete[name], self.read, lambda entry: f"{self.name}, sample '{entry.id}'")
+        return Entries(self.complete[name], self.read, self.name)
 
     @cached_property
     def complete(self) -> Mapping[str, Sequence[Entry]]:

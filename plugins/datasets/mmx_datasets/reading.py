@@ -1,6 +1,6 @@
 """Samples whose inputs are read when they are asked for: a modality that nobody reads is never decoded."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -102,10 +102,10 @@ class Entry(NamedTuple):
 
 
 class Entries(Sequence[Sample]):
-    """The samples of some entries."""
+    """The samples of some entries of the dataset `name`."""
 
-    def __init__(self, entries: Sequence[Entry], read: Reader, place: Callable[[Entry], str]) -> None:
-        self.entries, self.read, self.place = entries, read, place
+    def __init__(self, entries: Sequence[Entry], read: Reader, name: str) -> None:
+        self.entries, self.read, self.name = entries, read, name
 
     @property
     def contents(self) -> list[tuple[str, tuple[Modality, ...]]]:
@@ -127,4 +127,5 @@ class Entries(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         entry = self.entries[index]
-        return Sample(entry.id, Inputs(self.read, entry.values, self.place(entry)), entry.target)
+        place = f"{self.name}, sample '{entry.id}'"
+        return Sample(entry.id, Inputs(self.read, entry.values, place), entry.target)
