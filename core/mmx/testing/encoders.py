@@ -21,9 +21,7 @@ def _encoder(registry: Registry, offer: Offer, seed: int = 0) -> tuple[Encoder, 
     example = world.EXAMPLES[kind]
     torch.manual_seed(seed)
     encoder = world.build(registry, offer, {"example": example, "modality": "m0", "seed": seed})
-    generator = torch.Generator().manual_seed(1)
-    raw = torch.stack([example * (1 + torch.rand(1, generator=generator)) for _ in range(4)])
-    return encoder.eval(), raw
+    return encoder.eval(), world.rows_like(example)
 
 
 def encoder_gives_valid_finite_tokens(registry: Registry, offer: Offer) -> None:

@@ -34,8 +34,18 @@ EXAMPLES: Mapping[str, Tensor] = {
     "vector": torch.linspace(-1, 1, FEATURES),
     "image": torch.linspace(0, 1, 3 * 28 * 28).reshape(3, 28, 28),
     "audio": torch.sin(torch.arange(8000) * 0.3),
+    "text": torch.tensor([2, 5, 6, 7, 8, 9, 3, 0, 0]),
 }
-"""One raw input of each kind of modality that encoders are tried on."""
+"""One raw input of each kind of modality that encoders are tried on; text is ids of tokens, 0 the padding."""
+
+
+def rows_like(example: Tensor, count: int = 4) -> Tensor:
+    """Make rows that differ: louder or brighter ones, and texts in another order."""
+    if not example.is_floating_point():
+        text, padding = example[example != 0], example[example == 0]
+        return torch.stack([torch.cat([text.roll(row), padding]) for row in range(count)])
+    generator = torch.Generator().manual_seed(1)
+    return torch.stack([example * (1 + torch.rand(1, generator=generator)) for _ in range(count)])
 
 
 class PromptableEncoder(Encoder):
