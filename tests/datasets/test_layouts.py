@@ -26,8 +26,10 @@ from mmx_datasets.food101 import Food101
 from mmx_datasets.hateful_memes import HatefulMemes
 from mmx_datasets.iemocap import Iemocap
 from mmx_datasets.kinetics_sounds import KineticsSounds
+from mmx_datasets.mcubes import MCubeS
 from mmx_datasets.mm_imdb import MmImdb
 from mmx_datasets.mvsa_single import MvsaSingle
+from mmx_datasets.nyud_v2 import NyudV2
 from mmx_datasets.ucf101 import Ucf101
 
 SMALL: Mapping[str, Any] = {"image_size": 4, "cache_gigabytes": 0.0}
@@ -184,6 +186,34 @@ def ucf101(root: Path) -> None:
                 frames(root / folder / clip, 1)
 
 
+def nyud_v2(root: Path) -> None:
+    for split, count in (("train", 20), ("test", 2)):
+        for scene in (f"scene{k}" for k in range(10)):
+            for k in range(count // 2):
+                path = root / split / scene / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                both = Image.new("RGB", (12, 6), (255, 0, 0))
+                both.paste((0, 0, 255), (6, 0, 12, 6))
+                both.save(path)
+
+
+def mcubes(root: Path) -> None:
+    names = [f"outscene1208_2_{k:010d}" for k in range(9)]
+    for split, found in (("train", names[:5]), ("val", names[5:7]), ("test", names[7:])):
+        lines(root / "list_folder" / f"{split}.txt", *found)
+    for name in names:
+        for folder, value in (("polL_aolp_sin", -1.0), ("polL_aolp_cos", 1.0), ("polL_dolp", 0.0)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            np.save(root / folder / f"{name}.npy", np.full((6, 6), value, dtype=np.float32))
+        image(root / "polL_color" / f"{name}.png")
+        for folder in ("NIR_warped", "GT"):
+            (root / folder).mkdir(exist_ok=True)
+        Image.fromarray(np.full((6, 6), 128 * 256, dtype=np.uint16)).save(root / "NIR_warped" / f"{name}.png")
+        labels = np.repeat(np.array([0, 19, 255], dtype=np.uint8), 400).reshape(30, 40)
+        labels[0, 0] = 7  # one pixel of 800: too few
+        Image.fromarray(labels).save(root / "GT" / f"{name}.png")
+
+
 @dataclass(frozen=True)
 class Excerpt:
     """What is made, and what must come of it."""
@@ -210,6 +240,8 @@ EXCERPTS = {
     "cmu_mosi": Excerpt(cmu, CmuMosi, SPOKEN, 8, ("film7/7", 2.0), absent=2),
     "cmu_mosei": Excerpt(cmu, CmuMosei, SPOKEN, 8, ("film0/0", -1.5), absent=2),
     "iemocap": Excerpt(iemocap, Iemocap, SPOKEN[:2], 20, ("Ses05F_impro01_F001", 1)),
+    "nyud_v2": Excerpt(nyud_v2, NyudV2, ("image", "image"), 110, ("test/scene3/0", 3)),
+    "mcubes": Excerpt(mcubes, MCubeS, ("image",) * 4, 9, ("outscene1208_2_0000000000", [0, 19])),
     "ucf101": Excerpt(ucf101, Ucf101, ("video", "video"), 103, ("v_Action4_g01_c01", 4)),
 }
 SPLITS = ("train", "val", "test")
@@ -267,13 +299,15 @@ def test_data_that_is_not_there_is_told_with_what_is_needed(tmp_path: Path, name
     assert "Get " in told and len(told.splitlines()) >= 3
 
 
-@pytest.mark.parametrize("name", EXCERPTS)
+# The files of nyud_v2 are its list: none can be known to be missing.
+@pytest.mark.parametrize("name", [name for name in EXCERPTS if name != "nyud_v2"])
 def test_a_missing_file_is_refused_or_absent(tmp_path: Path, name: str) -> None:
     expected = EXCERPTS[name]
     expected.make(tmp_path)
     media = sorted(
         path for path in tmp_path.rglob("*") if path.suffix in {".wav", ".jpg", ".jpeg", ".png", ".mp4"}
     )
+    media = [path for path in media if "GT" not in path.parts]  # labels are no input
     first = next((path for path in media if path.suffix == ".wav"), media[0])
     if name == "ucf101":  # frames are missing where their folder is
         first = first.parent
@@ -425,6 +459,19 @@ def test_flow_has_u_and_v_as_its_channels(home: Path, tmp_path: Path) -> None:
             Image.new("L", (6, 5), level).save(path, format="PNG")
     flow = opened("ucf101", tmp_path).split("test")[0].inputs["flow"]
     assert (flow[0, :, 2, 2] * 255).round().tolist() == [100, 200, 0]
+
+
+def test_nyud_v2_reads_colour_left_and_depth_right(home: Path) -> None:
+    inputs = opened("nyud_v2", home).split("test")[0].inputs
+    assert inputs["rgb"].mean(dim=(1, 2)).tolist() == [1, 0, 0]
+    assert inputs["depth"].mean(dim=(1, 2)).tolist() == [0, 0, 1]
+
+
+def test_mcubes_scales_every_stream_to_one_range(home: Path) -> None:
+    inputs = opened("mcubes", home).split("test")[0].inputs
+    assert inputs["aolp"].mean(dim=(1, 2)).tolist() == [0, 1, 0]
+    assert inputs["dolp"][0, 0, 0].item() == pytest.approx(0.5, abs=0.01)
+    assert inputs["nir"][0, 0, 0].item() == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("name", EXCERPTS)

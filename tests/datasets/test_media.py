@@ -23,6 +23,12 @@ def test_images_of_every_mode_come_in_three_channels(tmp_path: Path, mode: str) 
     assert decode("image", path, SMALL).shape == (3, 8, 8)
 
 
+def test_sixteen_bits_keep_their_shades(tmp_path: Path) -> None:
+    shades = np.repeat(np.array([0, 64, 128, 255], dtype=np.uint16) * 256, 16).reshape(8, 8)
+    Image.fromarray(shades).save(tmp_path / "a.png")
+    assert decode("image", tmp_path / "a.png", SMALL)[0, ::2, 0].tolist() == [0, 64, 128, 255]
+
+
 def halves(path: Path) -> Path:
     """An image, twice as wide as high: black in the outer quarters, white between."""
     picture = np.zeros((16, 32, 3), dtype=np.uint8)

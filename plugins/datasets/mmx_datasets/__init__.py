@@ -10,8 +10,10 @@ from mmx_datasets.papers import (
     HATEFUL_MEMES_PAPER,
     IEMOCAP_PAPER,
     KINETICS_SOUNDS_PAPER,
+    MCUBES_PAPER,
     MM_IMDB_PAPER,
     MVSA_PAPER,
+    NYUD_PAPER,
     UCF101_PAPER,
 )
 
@@ -138,5 +140,17 @@ def register_datasets() -> list[Component]:
             "mmx_datasets.ucf101:Ucf101",
             summary="UCF-101: 101 actions, RGB and optical flow",
             paper=UCF101_PAPER,
+        ),
+        Component(
+            "nyud_v2",
+            "mmx_datasets.nyud_v2:NyudV2",
+            summary="NYU Depth V2: ten kinds of rooms, colour and depth",
+            paper=NYUD_PAPER,
+        ),
+        Component(
+            "mcubes",
+            "mmx_datasets.mcubes:MCubeS",
+            summary="MCubeS: materials in street scenes; colour, polarisation, near infrared",
+            paper=MCUBES_PAPER,
         ),
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import SingleLabel
-from mmx_datasets.layout import AudioVisual
+from mmx_datasets.layout_kinds import AudioVisual
 from mmx_datasets.lists import number_of
 from mmx_datasets.papers import AVE_PAPER
 from mmx_datasets.reading import Entry

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import Regression
-from mmx_datasets.layout import Spoken
+from mmx_datasets.layout_kinds import Spoken
 from mmx_datasets.papers import CMU_MOSEI_PAPER, CMU_MOSI_PAPER
 from mmx_datasets.reading import Entry
 

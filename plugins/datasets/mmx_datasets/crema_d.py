@@ -16,7 +16,8 @@ from pathlib import Path
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import SingleLabel
-from mmx_datasets.layout import AudioVisual, dealt
+from mmx_datasets.layout import dealt
+from mmx_datasets.layout_kinds import AudioVisual
 from mmx_datasets.lists import csv_rows, first_there, number_of
 from mmx_datasets.papers import CREMA_D_PAPER
 from mmx_datasets.reading import Entry

@@ -15,7 +15,7 @@ from functools import cached_property
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import SingleLabel
-from mmx_datasets.layout import ImageText
+from mmx_datasets.layout_kinds import ImageText
 from mmx_datasets.lists import csv_rows, json_file, number_of
 from mmx_datasets.papers import FOOD101_PAPER
 from mmx_datasets.reading import Entry

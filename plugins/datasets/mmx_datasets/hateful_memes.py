@@ -11,7 +11,7 @@ from pathlib import Path
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import SingleLabel
-from mmx_datasets.layout import ImageText
+from mmx_datasets.layout_kinds import ImageText
 from mmx_datasets.lists import first_there, json_lines
 from mmx_datasets.papers import HATEFUL_MEMES_PAPER
 from mmx_datasets.reading import Entry

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmx.contracts import DataCard
 from mmx.tasks import SingleLabel
-from mmx_datasets.layout import Spoken
+from mmx_datasets.layout_kinds import Spoken
 from mmx_datasets.papers import IEMOCAP_PAPER
 from mmx_datasets.reading import Entry
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import SingleLabel
-from mmx_datasets.layout import AudioVisual
+from mmx_datasets.layout_kinds import AudioVisual
 from mmx_datasets.lists import csv_rows
 from mmx_datasets.papers import KINETICS_SOUNDS_PAPER
 from mmx_datasets.reading import Entry

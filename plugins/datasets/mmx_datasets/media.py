@@ -41,6 +41,8 @@ class Shapes:
     sample_rate: int = 16_000
     audio_seconds: float = 4.0
     frames: int = 8
+    half: Literal["", "left", "right"] = ""
+    """Which half of an image is read; empty: all of it."""
 
     def __post_init__(self) -> None:
         sizes = (self.image_size, self.sample_rate, self.audio_seconds * self.sample_rate, self.frames)
@@ -60,7 +62,8 @@ class Shapes:
         if kind == "audio":
             return {"rate": self.sample_rate, "samples": self.samples}
         frames = {"frames": self.frames} if kind == "video" else {}
-        return {"size": self.image_size, "fit": self.image_fit, **frames}
+        half = {"half": self.half} if self.half else {}
+        return {"size": self.image_size, "fit": self.image_fit, **frames, **half}
 
 
 def decode(kind: str, path: Path, shapes: Shapes) -> Array:
@@ -87,6 +90,8 @@ def _read_image(path: Path, shapes: Shapes) -> Array:
 
     if path.is_dir() or path.suffix.lower() in FILMS:
         return _read_video(path, replace(shapes, frames=1))[0]
+    if path.suffix.lower() == ".npy":
+        return _square(_numbers(path), shapes)
     with Image.open(path) as image:
         return _square(image, shapes)
 
@@ -94,7 +99,11 @@ def _read_image(path: Path, shapes: Shapes) -> Array:
 def _square(image: Any, shapes: Shapes) -> Array:
     from PIL import Image, ImageOps
 
-    upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright = ImageOps.exif_transpose(_eight_bits(image)).convert("RGB")
+    if shapes.half:
+        width, height = upright.size
+        start = 0 if shapes.half == "left" else width // 2
+        upright = upright.crop((start, 0, start + width // 2, height))
     size, method = (shapes.image_size, shapes.image_size), Image.Resampling.BICUBIC
     if shapes.image_fit == "crop":
         upright = ImageOps.fit(upright, size, method)
@@ -103,6 +112,25 @@ def _square(image: Any, shapes: Shapes) -> Array:
     else:
         upright = upright.resize(size, method)
     return np.asarray(upright, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def _eight_bits(image: Any) -> Any:
+    """Take the upper eight of sixteen bits: Pillow alone would make all that is above 255 white."""
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+
+
+def _numbers(path: Path) -> Any:
+    """Read an array of numbers between -1 and 1 (.npy) as a grey image."""
+    from PIL import Image
+
+    values = np.load(path, allow_pickle=False)
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise ValueError(f"an array of shape {values.shape} is no finite picture of two axes")
+    return Image.fromarray(np.round((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8))
 
 
 def _read_audio(path: Path, shapes: Shapes) -> Array:

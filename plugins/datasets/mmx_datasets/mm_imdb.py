@@ -16,7 +16,7 @@ import numpy as np
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import MultiLabel
-from mmx_datasets.layout import ImageText
+from mmx_datasets.layout_kinds import ImageText
 from mmx_datasets.lists import first_there, json_file
 from mmx_datasets.papers import MM_IMDB_PAPER
 from mmx_datasets.reading import Entry

@@ -16,7 +16,8 @@ from pathlib import Path
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import SingleLabel
-from mmx_datasets.layout import ImageText, dealt
+from mmx_datasets.layout import dealt
+from mmx_datasets.layout_kinds import ImageText
 from mmx_datasets.lists import json_lines, number_of
 from mmx_datasets.papers import MVSA_PAPER
 from mmx_datasets.reading import Entry

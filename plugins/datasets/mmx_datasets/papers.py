@@ -74,3 +74,16 @@ UCF101_PAPER = """@article{soomro2012ucf101,
   author = {Soomro, Khurram and Zamir, Amir Roshan and Shah, Mubarak},
   journal = {arXiv preprint arXiv:1212.0402}, year = {2012}
 }"""
+
+NYUD_PAPER = """@inproceedings{silberman2012indoor,
+  title = {Indoor Segmentation and Support Inference from {RGBD} Images},
+  author = {Silberman, Nathan and Hoiem, Derek and Kohli, Pushmeet and Fergus, Rob},
+  booktitle = {Proceedings of the European Conference on Computer Vision}, pages = {746--760}, year = {2012}
+}"""
+
+MCUBES_PAPER = """@inproceedings{liang2022multimodal,
+  title = {Multimodal Material Segmentation},
+  author = {Liang, Yupeng and Wakaki, Ryosuke and Nobuhara, Shohei and Nishino, Ko},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages = {19800--19808}, year = {2022}
+}"""

@@ -1,8 +1,9 @@
 """Samples whose inputs are read when they are asked for: a modality that nobody reads is never decoded."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -18,13 +19,24 @@ from mmx_datasets.words import TextReader
 Value = Any
 """What a row says of a modality: a path (image, audio, video), a text, or numbers (vector).
 
-Several films as a tuple of paths are one: their first channels are its channels (optical flow, u and v).
+Several images or films as a tuple of paths are one: their first channels are its channels (optical flow, u
+and v). A `Half` is one half of an image.
 """
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of an image that shows two things side by side."""
+
+    path: Path
+    side: Literal["left", "right"]
 
 
 def paths_of(value: Value) -> tuple[Path, ...]:
     """Give the files of an image, sound or film."""
-    return tuple(map(Path, value)) if isinstance(value, tuple) else (Path(value),)
+    if isinstance(value, tuple):
+        return tuple(map(Path, value))
+    return (value.path,) if isinstance(value, Half) else (Path(value),)
 
 
 class Reader:
@@ -39,28 +51,29 @@ class Reader:
         """Read one input (DataError where that cannot be done, with the reason)."""
         kind = self.kinds[modality]
         if kind in MEDIA_KINDS:
-            return as_tensor(kind, self._media(kind, paths_of(value)))
+            shapes = replace(self.shapes, half=value.side) if isinstance(value, Half) else self.shapes
+            return as_tensor(kind, self._media(kind, paths_of(value), shapes))
         if kind == "text":
             return self.text(value)
         return torch.from_numpy(np.asarray(value, dtype=np.float32))
 
-    def _media(self, kind: str, paths: Sequence[Path]) -> Array:
+    def _media(self, kind: str, paths: Sequence[Path], shapes: Shapes) -> Array:
         """Decode one file, or lay the first channels of several over each other; the rest is zero."""
         if len(paths) == 1:
-            return self._decoded(kind, paths[0])
-        whole = np.zeros_like(self._decoded(kind, paths[0]))
+            return self._decoded(kind, paths[0], shapes)
+        whole = np.zeros_like(self._decoded(kind, paths[0], shapes))
         for channel, path in enumerate(paths):
-            whole[..., channel, :, :] = self._decoded(kind, path)[..., 0, :, :]
+            whole[..., channel, :, :] = self._decoded(kind, path, shapes)[..., 0, :, :]
         return whole
 
-    def _decoded(self, kind: str, path: Path) -> Array:
+    def _decoded(self, kind: str, path: Path, shapes: Shapes) -> Array:
         if self.cache is None:
-            return decode(kind, path, self.shapes)
+            return decode(kind, path, shapes)
         try:
-            key = key_of(files_of(path), {"kind": kind, **self.shapes.settings(kind)})
+            key = key_of(files_of(path), {"kind": kind, **shapes.settings(kind)})
         except (OSError, ValueError) as error:
             raise DataError(f"'{path}' cannot be read as {kind} ({error})") from error
-        return self.cache.get(key, lambda: decode(kind, path, self.shapes))
+        return self.cache.get(key, lambda: decode(kind, path, shapes))
 
 
 class Inputs(Mapping[Modality, Tensor]):

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import SingleLabel
-from mmx_datasets.layout import Visual
+from mmx_datasets.layout_kinds import Visual
 from mmx_datasets.lists import number_of
 from mmx_datasets.papers import UCF101_PAPER
 from mmx_datasets.reading import Entry
