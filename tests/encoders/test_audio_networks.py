@@ -113,6 +113,15 @@ def test_sound_at_eight_kilohertz_is_heard_alike(kind: type[Kwt] | type[Yamnet])
     assert (first - same).norm() < 0.5 * (first - different).norm()
 
 
+def test_features_are_in_single_precision_where_training_is_not() -> None:
+    low = Kwt("none", sample_rate=8000), Yamnet("none", sample_rate=8000)
+    sound = SOUND[:, :8000]
+    expected = low[0].cepstra(sound), low[1].patches(sound)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = low[0].cepstra(sound), low[1].patches(sound)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
 def test_silence_gives_finite_tokens() -> None:
     assert all(bool(kind("none")(torch.zeros(1, 16000)).values.isfinite().all()) for kind in (Kwt, Yamnet))
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmx.contracts import Encoder, Prompts, Tokens
 from mmx.transformer import LORA_TARGETS, Block, Transformer
-from mmx_encoders.sound import RATE, at_rate, cosines, magnitudes, mel_filters, padded
+from mmx_encoders.sound import RATE, at_rate, cosines, exactly, magnitudes, mel_filters, padded
 from mmx_encoders.weights import load_state, read_state
 
 WIDTHS = {"kwt1": 64, "kwt2": 128, "kwt3": 192}
@@ -77,12 +77,12 @@ class Kwt(Encoder):
         values = self.transformer(x, prompts=prompts)
         return Tokens(values, values.new_ones(values.shape[:2], dtype=torch.bool))
 
-    @torch.no_grad()
     def cepstra(self, raw: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames coefficients"]:
         """Give 40 mel-frequency cepstral coefficients a frame."""
         sound = padded(at_rate(raw, self.sample_rate), RATE)
-        energies = magnitudes(sound, frame=480, hop=160) @ self.get_buffer("filters")
-        return energies.clamp(min=1e-12).log() @ self.get_buffer("cosines")
+        with exactly(sound.device):
+            energies = magnitudes(sound, frame=480, hop=160) @ self.get_buffer("filters")
+            return energies.clamp(min=1e-12).log() @ self.get_buffer("cosines")
 
 
 class PostNormBlock(Block):

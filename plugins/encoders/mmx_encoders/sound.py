@@ -1,6 +1,8 @@
 """What front ends of audio networks share: frames of sound, mel filters, the sample rate."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -11,13 +13,21 @@ RATE = 16000
 """Samples a second that published audio networks hear."""
 
 
+@contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Compute in single precision without gradients: logarithms of half-precision energies are noise."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
 def at_rate(raw: Float[Tensor, "batch samples"], rate: int) -> Float[Tensor, "batch resampled"]:
     """Give the sound in single precision at 16 kHz."""
     if rate == RATE:
         return raw.float()
     from torchaudio.functional import resample
 
-    return resample(raw.float(), rate, RATE)
+    with exactly(raw.device):
+        return resample(raw.float(), rate, RATE)
 
 
 def padded(raw: Float[Tensor, "batch samples"], length: int) -> Float[Tensor, "batch length"]:

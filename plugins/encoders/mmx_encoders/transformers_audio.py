@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mmx.contracts import Encoder, Tokens
+from mmx_encoders.sound import exactly
 from mmx_encoders.transformers_backbone import (
     LORA_TARGETS,
     Summary,
@@ -72,7 +72,7 @@ class TransformersAudio(Encoder):
     def features(self, raw: Float[Tensor, "batch samples"], name: str) -> tuple[Tensor, float]:
         """Give what the extractor makes of the sound, and which part of Whisper's window the sound fills."""
         rate = self.extractor.sampling_rate
-        with torch.no_grad():
+        with exactly(raw.device):
             sound = raw.float()
             if rate != self.sample_rate:
                 from torchaudio.functional import resample

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmx.contracts import Encoder, Tokens
-from mmx_encoders.sound import RATE, at_rate, magnitudes, mel_filters, padded
+from mmx_encoders.sound import RATE, at_rate, exactly, magnitudes, mel_filters, padded
 from mmx_encoders.weights import load_state, read_state
 
 WIDTH = 1024
@@ -66,15 +66,15 @@ class Yamnet(Encoder):
         values = torch.cat([values.mean(dim=1, keepdim=True), values], dim=1)
         return Tokens(values, values.new_ones(values.shape[:2], dtype=torch.bool))
 
-    @torch.no_grad()
     def patches(self, raw: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch patches frames bands"]:
         """Give log-mel energies in patches of 96 frames that overlap by half."""
         sound = at_rate(raw, self.sample_rate)
         least = FRAME + (PATCH - 1) * HOP
         beyond = max(0, sound.shape[1] - least)
         sound = padded(sound, least + -(-beyond // (PATCH_HOP * HOP)) * PATCH_HOP * HOP)
-        energies = magnitudes(sound, FRAME, HOP) @ self.get_buffer("filters")
-        return (energies + 0.001).log().unfold(1, PATCH, PATCH_HOP).transpose(2, 3)
+        with exactly(sound.device):
+            energies = magnitudes(sound, FRAME, HOP) @ self.get_buffer("filters")
+            return (energies + 0.001).log().unfold(1, PATCH, PATCH_HOP).transpose(2, 3)
 
 
 class SameConv(nn.Conv2d):
