@@ -144,18 +144,22 @@ class Rows(Sequence[Sample]):
         place = range(len(self))[index]
         number = bisect_right(self.starts, place) - 1
         piece, offset = self.pieces[number], place - self.starts[number]
-        cells = (column[offset].as_py() for column in piece.columns)
-        row = dict(zip(self.rows.column_names, cells, strict=True))
-        values = {m: self._value(m, row[f"m:{m}"]) for m in self.present(place, row)}
-        where = f"row {row['row']} of '{self.dataset.path.name}'"
-        inputs = Inputs(self.dataset.read, values, where)
-        return Sample(row["id"], inputs, self.dataset.target(row["target"]))
-
-    def present(self, place: int, row: Mapping[str, Any]) -> tuple[Modality, ...]:
-        """Tell who is there in a row."""
-        return tuple(
-            m for m in self.dataset.modalities if row[f"m:{m}"] is not None and (place, m) not in self.broken
+        identity, target = (piece.column(name)[offset].as_py() for name in ("id", "target"))
+        inputs = Inputs(
+            self.dataset.read,
+            lambda: self._values(place, piece, offset),
+            lambda: f"row {piece.column('row')[offset]} of '{self.dataset.path.name}'",
         )
+        return Sample(identity, inputs, self.dataset.target(target))
+
+    def _values(self, place: int, piece: pa.RecordBatch, offset: int) -> dict[Modality, Any]:
+        """Give what stands in the cells of a row that are not empty or broken."""
+        cells = {m: piece.column(f"m:{m}")[offset].as_py() for m in self.dataset.modalities}
+        return {
+            m: self._value(m, cell)
+            for m, cell in cells.items()
+            if cell is not None and (place, m) not in self.broken
+        }
 
     def without_broken_files(self) -> "Rows":
         """Read every file once; leave out what fails (DataError where a row is left with nothing)."""

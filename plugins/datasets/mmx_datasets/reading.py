@@ -1,7 +1,8 @@
 """Samples whose inputs are read when they are asked for: a modality that nobody reads is never decoded."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
@@ -77,11 +78,20 @@ class Reader:
 
 
 class Inputs(Mapping[Modality, Tensor]):
-    """The inputs of one sample, each read at the first look and then kept as long as the sample is."""
+    """The inputs of one sample, each read at the first look and then kept as long as the sample is.
 
-    def __init__(self, read: Reader, values: Mapping[Modality, Value], place: str) -> None:
-        self._read, self._values, self._place = read, values, place
+    What is known of them is asked for at the first look too: counting targets then costs nothing more.
+    """
+
+    def __init__(
+        self, read: Reader, known: Callable[[], Mapping[Modality, Value]], place: Callable[[], str]
+    ) -> None:
+        self._read, self._known, self._place = read, known, place
         self._done: dict[Modality, Tensor] = {}
+
+    @cached_property
+    def _values(self) -> Mapping[Modality, Value]:
+        return self._known()
 
     def __getitem__(self, modality: Modality) -> Tensor:
         """Read an input; DataError says where the value stands."""
@@ -90,7 +100,7 @@ class Inputs(Mapping[Modality, Tensor]):
             try:
                 self._done[modality] = self._read(modality, value)
             except DataError as error:
-                raise DataError(f"{self._place}, '{modality}': {error}") from error
+                raise DataError(f"{self._place()}, '{modality}': {error}") from error
         return self._done[modality]
 
     def __contains__(self, modality: object) -> bool:
@@ -140,5 +150,5 @@ class Entries(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         entry = self.entries[index]
-        place = f"{self.name}, sample '{entry.id}'"
-        return Sample(entry.id, Inputs(self.read, entry.values, place), entry.target)
+        inputs = Inputs(self.read, lambda: entry.values, lambda: f"{self.name}, sample '{entry.id}'")
+        return Sample(entry.id, inputs, entry.target)
