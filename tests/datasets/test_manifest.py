@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -310,6 +311,23 @@ def test_a_table_is_read_once_and_again_when_it_has_changed(
     assert len(reads) == 1
     assert len(small_table(tmp_path, numbered(6)).split("train")) == 6
     assert len(reads) == 2
+
+
+def test_an_index_that_nobody_has_opened_for_long_is_forgotten(tmp_path: Path) -> None:
+    small_table(tmp_path, numbered(4))
+    (old,) = (tmp_path / "cache" / "tables").iterdir()
+    os.utime(old, (1, 1))
+    small_table(tmp_path, numbered(6))
+    assert not old.exists()
+    assert len(list((tmp_path / "cache" / "tables").iterdir())) == 1
+
+
+def test_opening_a_table_marks_its_index_as_used(tmp_path: Path) -> None:
+    small_table(tmp_path, numbered(4))
+    (index,) = (tmp_path / "cache" / "tables").iterdir()
+    os.utime(index, (1, 1))
+    opened(tmp_path / "small.csv", columns={"x": ["x"]}, id_column="")
+    assert index.stat().st_mtime > 1
 
 
 def test_an_index_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:

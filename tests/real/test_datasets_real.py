@@ -96,6 +96,15 @@ def test_a_vocabulary_of_real_words_knows_most_of_the_test_words(sentiment: Path
     assert float((ids == 1).sum() / (ids != 0).sum()) < 0.2
 
 
+def test_a_real_tokenizer_file_gives_the_ids_of_its_model(sentiment: Path, shared_data: Path) -> None:
+    path = shared_data / "weights" / "minilm_tokenizer.json"
+    words = options(sentiment, words="text")
+    dataset = Manifest(**words, tokenizer=str(path), text_length=8)
+    # BERT's ids: [CLS] hello world [SEP] and padding.
+    assert dataset.read.text("hello world").tolist() == [101, 7592, 2088, 102, 0, 0, 0, 0]
+    assert dataset.read.text("hello " * 20).tolist() == [101, *[7592] * 6, 102]
+
+
 def test_real_photos_are_read_by_their_paths(shared_data: Path, tmp_path: Path) -> None:
     with np.load(shared_data / "image_text" / "grocery.npz", allow_pickle=False) as data:
         jpeg, offset, fine, part = data["jpeg"], data["offset"], data["fine"], data["split"]

@@ -20,7 +20,8 @@ from mmx.types import Modality
 from mmx_datasets.cache import Cache, default_folder
 from mmx_datasets.media import MEDIA_KINDS, Fit, Shapes
 from mmx_datasets.reading import Inputs, Reader
-from mmx_datasets.table import SPLITS, Columns, Table, TaskName, labels_in, open_table
+from mmx_datasets.table import SPLITS, Columns, Table, open_table
+from mmx_datasets.table_formats import TaskName, labels_in
 from mmx_datasets.words import text_reader
 
 KINDS = (*MEDIA_KINDS, "text", "vector")
@@ -84,13 +85,24 @@ class Manifest(Dataset):
         kept = Cache(folder / "decoded", int(cache_gigabytes * 1e9)) if cache_gigabytes > 0 else None
         self.read = Reader(self.modalities, shapes, text, kept)
         self.card = self._own_card()
+        self.opened: dict[str, Rows] = {}
 
     def split(self, name: str) -> Sequence[Sample]:
         """Give the rows of a split, each file read when it is asked for."""
         if name not in SPLITS:
             raise DataError(f"manifest: no split '{name}'.{did_you_mean(name, SPLITS)}")
-        rows = Rows(self, self.table.split(name))
-        return rows.without_broken_files() if self.on_error == "absent" else rows
+        if name not in self.opened:
+            rows = Rows(self, self.table.split(name))
+            self.opened[name] = rows.without_broken_files() if self.on_error == "absent" else rows
+        return self.opened[name]
+
+    @classmethod
+    def prepare(cls, root: Path) -> str:
+        """Say what a table looks like."""
+        return (
+            f"Write a table such as '{root / 'table.csv'}': a row a sample, a column for each modality, "
+            "`label` and `split`; paths relative to it. Then set dataset.table and dataset.columns"
+        )
 
     def target(self, text: str) -> Any:
         """Read a label."""

@@ -6,14 +6,16 @@ without reading those before them, and what is not looked at stays on the disk. 
 cache folder under a hash of the table's path, size, time of change and of the options.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,9 +23,18 @@ import pyarrow.compute as pc
 from mmx.errors import DataError, did_you_mean
 from mmx.protocols import uniforms
 from mmx_datasets.cache import key_of
-from mmx_datasets.table_formats import batches, label_texts, number_or_text, numbers, texts
+from mmx_datasets.table_formats import (
+    TaskName,
+    batches,
+    joined,
+    label_texts,
+    labels_in,
+    number_or_text,
+    texts,
+)
 
 FORMAT = 1
+KEPT_SECONDS = 30 * 24 * 3600
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -32,7 +43,6 @@ SPLITS = {
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 LEAVES = r"^[^/\\].*[/\\]\.\.([/\\]|$)|^\.\.([/\\]|$)"
 """What a relative path that climbs out of its folder looks like."""
-TaskName = Literal["single_label", "multi_label", "regression"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,8 @@ def open_table(path: Path, columns: Columns, task: TaskName, cache: Path) -> Tab
     folder = cache / "tables" / key
     if not (folder / "facts.json").is_file():
         _index_whole(path, columns, task, folder)
+        _forget_old(folder.parent)
+    folder.touch()
     return Table(folder, Facts(**json.loads((folder / "facts.json").read_text(encoding="utf-8"))))
 
 
@@ -99,6 +111,14 @@ def _index_whole(path: Path, columns: Columns, task: TaskName, folder: Path) -> 
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove indexes that nobody has opened for long, and what a killed process left half written."""
+    for index in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may be at it
+            if index.stat().st_mtime < time.time() - KEPT_SECONDS:
+                shutil.rmtree(index, ignore_errors=True)
 
 
 class _Indexer:
@@ -213,7 +233,7 @@ class _Indexer:
 
     def _vector(self, modality: str, cells: Sequence[Any]) -> list[float] | None:
         """Read the numbers of a row; None where there are none. ValueError says what is wrong."""
-        found = _joined(cells)
+        found = joined(cells)
         if found is None or all(n is None for n in found):
             return None
         finite = [n for n in found if n is not None and abs(n) < float("inf")]
@@ -235,25 +255,3 @@ class _Indexer:
                 f"manifest: row {start + empty} of '{self.path.name}' has none of {list(modalities)}; "
                 "take it out"
             )
-
-
-def labels_in(text: str, task: TaskName) -> list[str]:
-    """Cut a label's text into single labels; none for a number, which ValueError refuses where it is none."""
-    if task == "multi_label":
-        return [part.strip() for part in text.split("|") if part.strip()]
-    if task == "single_label":
-        return [text]
-    if not abs(float(text)) < float("inf"):
-        raise ValueError(f"'{text}' is not finite")
-    return []
-
-
-def _joined(cells: Sequence[Any]) -> list[float | None] | None:
-    """Read one cell of numbers, or several of one number each."""
-    if len(cells) == 1:
-        alone = numbers(cells[0])
-        return None if alone is None else [*alone]
-    found: list[float | None] = []
-    for cell in cells:
-        found += numbers(cell) or [None]
-    return found

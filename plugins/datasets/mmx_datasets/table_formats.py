@@ -5,13 +5,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmx.errors import DataError, did_you_mean
 
+TaskName = Literal["single_label", "multi_label", "regression"]
 ROWS_AT_ONCE = 20_000
 JSON_ROWS_AT_ONCE = 2_000  # dictionaries take much more memory than columns
 
@@ -128,3 +129,25 @@ def number_or_text(label: str) -> tuple[int, float, str]:
         return 0, float(label), label
     except ValueError:
         return 1, 0.0, label
+
+
+def labels_in(text: str, task: TaskName) -> list[str]:
+    """Cut a label's text into single labels; none for a number, which ValueError refuses where it is none."""
+    if task == "multi_label":
+        return [part.strip() for part in text.split("|") if part.strip()]
+    if task == "single_label":
+        return [text]
+    if not abs(float(text)) < float("inf"):
+        raise ValueError(f"'{text}' is not finite")
+    return []
+
+
+def joined(cells: Sequence[Any]) -> list[float | None] | None:
+    """Read one cell of numbers, or several of one number each."""
+    if len(cells) == 1:
+        alone = numbers(cells[0])
+        return None if alone is None else [*alone]
+    found: list[float | None] = []
+    for cell in cells:
+        found += numbers(cell) or [None]
+    return found
