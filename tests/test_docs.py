@@ -24,8 +24,8 @@ from mmx.registry import KINDS, OWN, Registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-PAGES = [*GUIDES, ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((DOCS / "tutorials").glob("*.md"))]
+PAGES = sorted({*GUIDES, ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")})
 MARKED = re.compile(
     r'^[ ]*<!-- tested(?:: (?P<file>\S+?)(?: after "(?P<after>.+?)")?)? -->\n'
     r"(?P<fence>[ ]*```)(?P<language>\w+)\n(?P<body>.*?)^(?P=fence)$",

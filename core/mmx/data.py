@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ class Split:
         self.name = name
         self.modalities = tuple(modalities)
         self.task = dataset.task
+        self._examples: dict[Modality, Tensor] = {}
         self.samples = dataset.split(name)
         if len(self.samples) == 0:
             raise DataError(f"split '{name}' of {type(dataset).__name__} holds no samples")
@@ -84,7 +85,7 @@ class Split:
             inputs = {m: t[rows] for m, t in self._stack.inputs.items()}
             ids = [self.ids[r] for r in rows.tolist()]
             return Batch(inputs, here, self._stack.target[rows], ids)
-        return replace(self._collate([self.samples[r] for r in rows.tolist()]), presence=here)
+        return self._collate([self.samples[r] for r in rows.tolist()], here)
 
     def batches(
         self, order: Tensor, size: int, presence: Presence, workers: int = 0, drop_last: bool = False
@@ -99,26 +100,31 @@ class Split:
             own = torch.Generator().manual_seed(0)
             yield from DataLoader(source, batch_size=None, num_workers=workers, generator=own)
 
-    def _collate(self, samples: Sequence[Sample]) -> Batch:
-        inputs = {m: self._stack_modality(m, samples) for m in self.modalities}
-        natural = {m: torch.tensor([m in s.inputs for s in samples]) for m in self.modalities}
-        return Batch(inputs, natural, self.task.targets([s.target for s in samples]), [s.id for s in samples])
+    def _collate(self, samples: Sequence[Sample], presence: Presence | None = None) -> Batch:
+        """Stack samples; of one that is absent under `presence` nothing is read, which may mean decoding."""
+        presence = presence or {m: torch.tensor([m in s.inputs for s in samples]) for m in self.modalities}
+        inputs = {m: self._stack_modality(m, samples, presence[m].tolist()) for m in self.modalities}
+        targets = self.task.targets([s.target for s in samples])
+        return Batch(inputs, presence, targets, [s.id for s in samples])
 
-    def _stack_modality(self, modality: Modality, samples: Sequence[Sample]) -> Tensor:
-        present = [s for s in samples if modality in s.inputs]
-        blank = (
-            torch.zeros_like(present[0].inputs[modality])
-            if present
-            else torch.zeros_like(self.example(modality))
-        )
-        for sample in present:
-            shape = sample.inputs[modality].shape
-            if shape != blank.shape:
+    def _stack_modality(
+        self, modality: Modality, samples: Sequence[Sample], wanted: Sequence[bool]
+    ) -> Tensor:
+        found = {i: s.inputs[modality] for i, s in enumerate(samples) if wanted[i]}
+        blank = torch.zeros_like(next(iter(found.values())) if found else self._example(modality))
+        for i, raw in found.items():
+            if raw.shape != blank.shape:
                 raise DataError(
-                    f"'{modality}' of sample '{sample.id}' has shape {tuple(shape)}, others "
+                    f"'{modality}' of sample '{samples[i].id}' has shape {tuple(raw.shape)}, others "
                     f"{tuple(blank.shape)}; the dataset must crop or pad to one shape"
                 )
-        return torch.stack([s.inputs.get(modality, blank) for s in samples])
+        return torch.stack([found.get(i, blank) for i in range(len(samples))])
+
+    def _example(self, modality: Modality) -> Tensor:
+        """Give one raw input of a modality; read once, for the shape of batches that have none."""
+        if modality not in self._examples:
+            self._examples[modality] = self.example(modality)
+        return self._examples[modality]
 
 
 @dataclass

@@ -238,6 +238,43 @@ def test_presence_of_a_batch_is_what_was_drawn_for_its_rows(in_memory: bool) -> 
     assert batch.presence["a"].tolist() == [False, True] and list(batch.ids) == ["s6", "s0"]
 
 
+class Watched(dict[str, torch.Tensor]):
+    """Inputs that note what is read of them: reading may mean decoding a film."""
+
+    def __init__(self, name: str, read: list[str], **inputs: torch.Tensor) -> None:
+        super().__init__(inputs)
+        self.name, self.read = name, read
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        self.read.append(f"{self.name}.{key}")
+        return super().__getitem__(key)
+
+
+def test_inputs_of_rows_that_are_masked_are_not_read() -> None:
+    read: list[str] = []
+    samples = [
+        Sample(f"s{i}", Watched(f"s{i}", read, a=torch.ones(2), b=torch.full((3,), 1.0 + i)), 0)
+        for i in range(4)
+    ]
+    split = split_of(samples)
+    drawn = {"a": torch.tensor([True, False, True, False]), "b": torch.tensor([False, True, True, False])}
+    read.clear()
+    (batch,) = split.batches(torch.arange(3), 3, drawn)
+    assert sorted(read) == ["s0.a", "s1.b", "s2.a", "s2.b"]
+    assert batch.inputs["b"].tolist() == [[0.0] * 3, [2.0] * 3, [3.0] * 3]
+
+
+def test_shape_of_a_modality_that_a_batch_lacks_is_read_once() -> None:
+    read: list[str] = []
+    samples = [Sample(f"s{i}", Watched(f"s{i}", read, a=torch.ones(2), b=torch.ones(3)), 0) for i in range(4)]
+    split = split_of(samples)
+    drawn = {"a": torch.ones(4, dtype=torch.bool), "b": torch.zeros(4, dtype=torch.bool)}
+    read.clear()
+    for batch in split.batches(torch.arange(4), 1, drawn):
+        assert batch.inputs["b"].shape == (1, 3)
+    assert [name for name in read if name.endswith(".b")] == ["s0.b"]
+
+
 def test_short_last_batch_can_be_dropped_but_never_the_only_one() -> None:
     split = split_of(lacking())
     sizes = [len(b.ids) for b in split.batches(torch.arange(7), 3, split.natural, drop_last=True)]
