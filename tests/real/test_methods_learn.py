@@ -13,6 +13,8 @@ from mmx.trial import run_trial
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "compare_methods.yaml"
 METHODS = ("u2a_concat", "ogm_ge", "qmf", "mla", "mmlora", "umt", "scale_shift")
+SLOW = ("scale_shift",)
+"""Methods that train a model for each pattern."""
 EPOCHS = 2
 CHANCE = 0.1
 
@@ -32,7 +34,9 @@ def plan(shared_data: Path) -> Plan:
     return open_plan(SWEEP, [f"dataset={{name: avmnist, root: {shared_data / 'avmnist'}, difficulty: hard}}"])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.long if m in SLOW else ()) for m in METHODS]
+)
 def test_learns_on_hard_avmnist_whoever_is_absent(plan: Plan, method: str) -> None:
     (cell,) = [c for c in plan.cells if c.raw.method == method]
     figures = run_trial(shortened(cell.spec), plan.bench, torch.device("cpu")).last()

@@ -112,6 +112,51 @@ def test_of_a_score_that_is_better_when_low_the_lowest_is_best(report: Report) -
     assert min(means, key=lambda label: means[label]) in table.best(50)
 
 
+@pytest.mark.parametrize(
+    ("higher", "figure", "better"),
+    [
+        (True, "drop_at_50", min),  # of a merit the least is lost
+        (False, "drop_at_50", max),  # an error that rises drops below zero
+        (True, "retention", max),
+        (False, "retention", min),
+        (True, "worst", max),
+        (False, "worst", min),
+        (False, "train_seconds", min),
+    ],
+)
+def test_direction_of_a_figure_turns_with_the_score_and_a_costs_does_not(
+    report: Report, higher: bool, figure: str, better: Any
+) -> None:
+    rows = [replace(row, figures={figure: {0: value}}) for row, value in zip(
+        report.tables[0].rows, (0.1, 0.3, -0.2), strict=False)]  # fmt: skip
+    table = replace(report.tables[0], rows=rows, higher=higher)
+    wanted = better((0.1, 0.3, -0.2)[: len(rows)])
+    assert table.best(figure) == {row.label for row in rows if row.figures[figure][0] == wanted}
+
+
+def test_worst_is_of_all_patterns_though_the_trial_logged_only_some(results: Results) -> None:
+    standing = results.found[0]
+    some = [
+        replace(
+            r,
+            metrics={
+                k: v for k, v in r.metrics.items() if not k.startswith("pattern/") or k.endswith("m0.m1")
+            },
+        )
+        for r in standing.records
+    ]
+    for record in some:
+        run = replace(results.run(record))
+        missing = replace(run.spec.missing, eval=replace(run.spec.missing.eval, patterns=("m0.m1",)))
+        run.spec = replace(run.spec, missing=missing)  # type: ignore[misc]
+        found = replace(results, _runs={record.run_id: run})
+        full = next(r for r in standing.records if r.run_id == record.run_id)
+        for score in ("accuracy", "macro_f1", "auroc"):
+            whole = [v for k, v in full.metrics.items() if k.startswith(f"pattern/{score}_has_")]
+            table = row_of(found, "x", replace(standing, records=[record]), score, "any")
+            assert table.figures["worst"][record.seed] == pytest.approx(min(whole), abs=1e-12)
+
+
 def test_other_score_and_target_can_be_asked_for(results: Results) -> None:
     found = report_on(results, "macro_f1", "m1", patient=False)
     record = results.found[0].records[0]

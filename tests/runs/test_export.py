@@ -332,8 +332,9 @@ def test_registered_model_is_a_version_that_names_its_run(exported: Exported, st
     tracker.open_sweep("toy", {})
     run_id = tracker.open_trial("t0000", TrialRecord("", "point", 0, "running")).run_id
     assert [register(tracker, run_id, exported.folder, "best") for _ in range(2)] == ["1", "2"]
-    version = tracker.client.get_model_version("best", "2")
+    first, version = (tracker.client.get_model_version("best", v) for v in ("1", "2"))
     assert version.run_id == run_id
+    assert first.source != version.source  # what is registered never changes
     model = mlflow.pyfunc.load_model(version.source)
     assert list(model.predict(pd.DataFrame({"m0": [[1.0] * 16]}))["present"]) == ["m0"]
 
@@ -368,3 +369,9 @@ def test_law_finds_what_a_run_would_not_store(tmp_path: Path) -> None:
     registry = Registry.load(files=[tmp_path / "forgetful.py"])
     with pytest.raises(AssertionError, match="hang on what is not stored"):
         stored_weights_tell_the_whole_model(registry, registry.find("strategy", "forgetful"))
+
+
+def test_options_of_the_dataset_do_not_go_along(exported: Exported) -> None:
+    """They may be paths of a machine, or tokens; the model needs nothing of the dataset any more."""
+    facts = json.loads((exported.folder / "artifacts" / "mmx" / FACTS).read_text(encoding="utf-8"))
+    assert facts["spec"]["dataset"] == {"name": "toy_world"}

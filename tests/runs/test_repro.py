@@ -10,6 +10,7 @@ import torch
 
 from mmx.cli.app import app
 from mmx.cli.open import open_plan
+from mmx.errors import InputError
 from mmx.runs import StoredRun, open_run
 from mmx.runs import repro as repro_module
 from mmx.runs.repro import Difference, differences, masks_now, sweep_of
@@ -152,3 +153,49 @@ def test_sweep_with_phases_is_written_as_a_file_says_it(
     path = tmp_path / "sweep.yaml"
     path.write_text(json.dumps(sweep_of(run)), encoding="utf-8")
     assert open_plan(path).cells[0].spec == run.spec
+
+
+@pytest.fixture
+def with_a_file(run: StoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the run have used a strategy of a one-off file."""
+    import mmx.runs
+
+    plugins = [*run.environment["plugins"], {"kind": "strategy", "name": "mine", "distribution": "mine.py",
+               "version": "file"}]  # fmt: skip
+    environment = {**run.environment, "plugins": plugins}
+    monkeypatch.setattr(mmx.runs.StoredRun, "environment", environment)
+
+
+FILE = """
+from mmx import Component, hookimpl
+
+@hookimpl
+def register_strategies():
+    return [Component("mine", "mmx_strategies.skip:Skip")]
+"""
+
+
+def test_one_off_plugin_that_a_run_needs_is_asked_for(
+    with_a_file: None, mmx_repro: Callable[..., tuple[int, str]]
+) -> None:
+    with pytest.raises(
+        InputError, match=r"used the one-off plugin 'mine\.py'; give the file: --plugin mine\.py"
+    ):
+        mmx_repro()
+
+
+def test_one_off_plugin_goes_along_with_the_written_sweep(
+    with_a_file: None, run: StoredRun, mmx_repro: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(FILE, encoding="utf-8")
+    assert mmx_repro("--plugin", str(tmp_path / "mine.py"), "--out", str(tmp_path / "again"))[0] == 0
+    assert open_plan(tmp_path / "again" / "sweep.yaml").cells[0].spec.point == run.record.point
+    assert (tmp_path / "again" / "mine.py").read_text(encoding="utf-8") == FILE
+
+
+def test_place_that_cannot_be_written_is_told(
+    mmx_repro: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="is no folder that can be written"):
+        mmx_repro("--out", str(tmp_path / "file"))

@@ -135,7 +135,8 @@ def test_passwords_of_the_command_are_not_kept(monkeypatch: pytest.MonkeyPatch) 
     from mmx.runs.environment import command
 
     secret = "postgresql://me:secret@host/db"  # noqa: S105 made up
-    monkeypatch.setattr("sys.argv", ["mmx", "run", "s.yaml", "--store", secret, f"store.study={secret}"])
+    given = ["run", "s.yaml", "--store", secret, f"store.study={secret}", "dataset.token=secret"]
+    monkeypatch.setattr("sys.argv", ["mmx", *given])
     assert "secret" not in " ".join(command()) and "host/db" in " ".join(command())
 
 

@@ -603,7 +603,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk_is_told_and_what_was_kept_before_is_sent(
     shelf: Shelf, small_disk: Path, tmp_path: Path, record: Record
 ) -> None:
-    spool = Spooling(shelf, small_disk / "spool", every=0.0)
+    spool = Spooling(shelf, small_disk / "spool", every=60.0)
     spool.open_sweep("toy", {})
     log = spool.open_trial("t", record())
     shelf.down = True

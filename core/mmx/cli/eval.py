@@ -57,7 +57,7 @@ def evaluate(
     from mmx.runs.again import Asked, score_again
     from mmx.sweep.devices import device_names, find_device
 
-    stored, registry = open_stored(run, store, plugin or ())
+    stored, registry = open_stored(run, store, plugin or (), whole=False)
     asked = Asked(
         rates=asked_rates,
         protocol=protocol_spec,

@@ -1,6 +1,7 @@
 """`mmx export`: a run's model as a folder that stands alone."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -44,5 +45,7 @@ def export(
     typer.echo(f"  outputs differ from the run's by at most {done.difference:.1e}")
     if version is not None:
         typer.echo(f"  registered as version {version} of {register}: models:/{register}/{version}")
-    typer.echo(f"serve it: mlflow models serve -m {folder} --env-manager local --host 127.0.0.1")
+    typer.echo(
+        f"serve it: mlflow models serve -m {shlex.quote(str(folder))} --env-manager local --host 127.0.0.1"
+    )
     return 0

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmx.config import SweepSpec, load_sweep
-from mmx.errors import PluginError
+from mmx.errors import InputError, PluginError
 from mmx.registry import Registry
 
 if TYPE_CHECKING:
@@ -33,11 +33,18 @@ def open_plan(path: Path, overrides: Sequence[str] = (), strict: bool = False) -
 
 
 def open_stored(
-    run: str, store: str | None = None, plugins: Sequence[Path] = ()
+    run: str, store: str | None = None, plugins: Sequence[Path] = (), whole: bool = True
 ) -> tuple["StoredRun", Registry]:
-    """Find a finished trial in the result store, and load the plugins, one-off files included."""
+    """Find a finished trial in the result store, and load the plugins, one-off files included.
+
+    `whole`: its model, or its data, will be built, so that one-off files that it came from must be given.
+    """
     from mmx.runs import open_run
     from mmx.sweep import open_tracker, tracking_address
 
     registry = Registry.load(files=list(plugins))
-    return open_run(open_tracker(registry, tracking_address(None, store)), run), registry
+    found = open_run(open_tracker(registry, tracking_address(None, store)), run)
+    for name in found.files_used() if whole else ():
+        if name not in {offer.distribution for offer in registry.offers}:
+            raise InputError(f"the run used the one-off plugin '{name}'; give the file: --plugin {name}")
+    return found, registry

@@ -31,6 +31,9 @@ def report(
         int | None, typer.Option(min=1, help="Compare only points that train at most so many.")
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of intervals and tests, between 0.5 and 1.")] = 0.95,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="A plugin file of a sweep that is named; may be repeated.")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="Address of the result store.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
@@ -46,7 +49,7 @@ def report(
         raise InputError(f"--confidence {confidence:g} is not between 0.5 and 1; 0.95 is usual")
     from mmx.report.content import report_on
 
-    results = _open(sweep, overrides or [], store)
+    results = _open(sweep, overrides or [], store, plugin or [])
     if not results.found:
         told = "give the overrides that `mmx run` had, if any; `mmx status` lists the sweeps of the store"
         raise InputError(f"'{results.name}' has no finished trial yet; {told}")
@@ -57,7 +60,7 @@ def report(
     return 0
 
 
-def _open(sweep: str, overrides: Sequence[str], store: str | None) -> "Results":
+def _open(sweep: str, overrides: Sequence[str], store: str | None, plugins: Sequence[Path]) -> "Results":
     """Find the sweep of a file, else the one of that name in the store."""
     path = Path(sweep)
     if path.suffix in (".yaml", ".yml"):
@@ -66,7 +69,7 @@ def _open(sweep: str, overrides: Sequence[str], store: str | None) -> "Results":
         raise InputError(
             f"'{overrides[0]}' changes a sweep file; the sweep '{sweep}' in the store is as it was run"
         )
-    return _of_name(sweep, store)
+    return _of_name(sweep, store, plugins)
 
 
 def _of_file(path: Path, overrides: Sequence[str], store: str | None) -> "Results":
@@ -80,7 +83,7 @@ def _of_file(path: Path, overrides: Sequence[str], store: str | None) -> "Result
     return results_of(plan, tracker, tracker.records(plan.sweep.name))
 
 
-def _of_name(name: str, store: str | None) -> "Results":
+def _of_name(name: str, store: str | None, plugins: Sequence[Path]) -> "Results":
     """Read what the sweep says of itself from its parent run; InputError where there is no such sweep."""
     from mmx.config import read_sweep
     from mmx.registry import Registry
@@ -88,7 +91,7 @@ def _of_name(name: str, store: str | None) -> "Results":
     from mmx.runs import StoredRun
     from mmx.sweep import open_tracker, tracking_address
 
-    registry, address = Registry.load(), tracking_address(None, store)
+    registry, address = Registry.load(files=list(plugins)), tracking_address(None, store)
     tracker = open_tracker(registry, address)
     known = tracker.find_sweeps()
     if name not in known:
@@ -96,7 +99,10 @@ def _of_name(name: str, store: str | None) -> "Results":
     with TemporaryDirectory() as folder:
         path = tracker.fetch(tracker.open_sweep(name, {}), "resolved.yaml", Path(folder))
         declared = read_sweep(path.read_text(encoding="utf-8"), f"{name}: resolved.yaml")
-    records = tracker.records(name)
+        plan = tracker.fetch(tracker.open_sweep(name, {}), "plan.json", Path(folder))
+        points = {p["point"] for p in json.loads(plan.read_text(encoding="utf-8"))["points"]}
+    # What the file no longer asks for does not count, as with the file itself.
+    records = [r for r in tracker.records(name) if r.point in points]
     done = next((r for r in records if r.state == "done"), None)
     if done is None:
         raise InputError(f"'{name}' has no finished trial yet; `mmx status` tells how it stands")
@@ -110,7 +116,10 @@ def _give(report: "Report", form: str, out: Path | None) -> None:
     if form == "csv" and out is not None:
         from mmx.report.tidy import write_folder
 
-        typer.echo(f"{len(write_folder(out, report))} tables in {out}")
+        try:
+            typer.echo(f"{len(write_folder(out, report))} tables in {out}")
+        except OSError as error:
+            raise InputError(f"--out '{out}' is no folder that can be written: {error.strerror}") from error
         return
     text = _text(report, form)
     if out is not None:

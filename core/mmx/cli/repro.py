@@ -1,11 +1,14 @@
 """`mmx repro`: how a run was made, what differs now, and the same run again."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mmx.errors import InputError
 
 if TYPE_CHECKING:
     from mmx.runs import StoredRun
@@ -39,7 +42,10 @@ def repro(
     bench = Bench(registry)
     found = differences(stored, bench, here)
     if out is not None:
-        write(stored, out)
+        try:
+            write(stored, out, plugin or ())
+        except OSError as error:
+            raise InputError(f"--out '{out}' is no folder that can be written: {error.strerror}") from error
     if not as_json:
         show(stored, found)
     apart = None
@@ -105,8 +111,9 @@ def show_deviations(apart: "Sequence[Deviation]") -> None:
         typer.echo(f"  {deviation.figure}: by {deviation.largest:.3g} at most")
 
 
-def write(stored: "StoredRun", folder: Path) -> None:
-    """Write what another machine needs to make the run: a sweep file and the versions of all packages."""
+def write(stored: "StoredRun", folder: Path, plugins: Sequence[Path] = ()) -> None:
+    """Write what another machine needs to make the run: a sweep file, its one-off plugin files, and the
+    versions of all packages."""
     from omegaconf import OmegaConf
 
     from mmx.runs import ENVIRONMENT
@@ -115,9 +122,12 @@ def write(stored: "StoredRun", folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pins = [f"{name}=={version}" for name, version in stored.environment["packages"].items()]
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
-    (folder / "sweep.yaml").write_text(
-        OmegaConf.to_yaml(OmegaConf.create(sweep_of(stored))), encoding="utf-8"
-    )
+    used = {p["distribution"] for p in stored.environment["plugins"] if p["version"] == "file"}
+    own = [file for file in plugins if file.name in used]
+    for file in own:
+        shutil.copyfile(file, folder / file.name)
+    content = sweep_of(stored) | ({"plugins": [f"./{file.name}" for file in own]} if own else {})
+    (folder / "sweep.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)), encoding="utf-8")
     text = json.dumps(stored.environment, indent=2)
     (folder / ENVIRONMENT).write_text(text, encoding="utf-8")
 

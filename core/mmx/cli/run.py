@@ -1,8 +1,10 @@
 """`mmx run`: start or continue a sweep."""
 
 import json
+import math
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from mmx.sweep import Limits, Plan, Result
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+WIDE = 200
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -67,7 +70,9 @@ def run(
     planned = open_plan(sweep, given, strict_plugins)
     from mmx.sweep import Limits, open_tracker, tracking_address
 
-    console = Console(file=sys.stderr if as_json else sys.stdout, soft_wrap=True)
+    file = sys.stderr if as_json else sys.stdout
+    # A log has room; in a terminal the table fits the window.
+    console = Console(file=file, soft_wrap=True, width=None if file.isatty() else WIDE)
     address = tracking_address(planned.sweep, store)
     tracker = open_tracker(planned.registry, address, planned.sweep.tracker.name)
     if plan:
@@ -152,7 +157,7 @@ def show_result(planned: "Plan", result: "Result", console: Any, as_json: bool) 
     axes = axes_of(planned.sweep.search, result.standings)
     rows = [
         {"point": s.point, "seeds": s.seeds, **{a: s.params.get(a, "none") for a in axes},
-         **{f: s.mean(f) for f in figures}, "pruned": s.pruned}
+         **{f: None if math.isnan(s.mean(f)) else s.mean(f) for f in figures}, "pruned": s.pruned}
         for s in result.standings
     ]  # fmt: skip
     if as_json:
@@ -171,11 +176,19 @@ def show_result(planned: "Plan", result: "Result", console: Any, as_json: bool) 
     if any(s.pruned for s in result.standings):
         table.add_column("pruned")
     for row, s in zip(rows, result.standings, strict=True):
-        told_figures = [s.told(f) for f in figures]
-        table.add_row(*(str(row[a]) for a in axes), str(row["seeds"]), *told_figures, s.pruned and "yes")
+        told_figures = [s.told(f) if s.values(f) else "–" for f in figures]
+        table.add_row(*(short(row[a]) for a in axes), str(row["seeds"]), *told_figures, s.pruned and "yes")
     console.print(table)
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
     console.print(counts, highlight=False)
+
+
+def short(value: Any) -> str:
+    """Write a parameter with as many digits as a reader wants."""
+    try:
+        return f"{float(value):.4g}" if "." in str(value) else str(value)
+    except ValueError:
+        return str(value)
 
 
 def show_link(name: str, tracker: Any, address: str, console: Any) -> None:
@@ -184,7 +197,7 @@ def show_link(name: str, tracker: Any, address: str, console: Any) -> None:
 
     shown, page = without_login(address), tracker.page(name)
     if not shown.startswith(("http://", "https://")):
-        option = "" if shown == "sqlite:///mlflow.db" else f" --store {shown}"
+        option = "" if shown == "sqlite:///mlflow.db" else f" --store {shlex.quote(shown)}"
         console.print(f"Look: mmx ui{option}, then http://127.0.0.1:5000{page}", highlight=False)
     elif page:
         console.print(f"Look: {shown.rstrip('/')}{page}", highlight=False)

@@ -31,10 +31,11 @@ def ui(
     if address.startswith(("http://", "https://")):
         _show(without_login(address).rstrip("/"), pages, hints)
         return 0
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address]
+    command = [sys.executable, "-m", "mlflow", "server"]
     _show(f"http://{host}:{port}", pages, hints)
     typer.echo("Ctrl-C ends it.")
-    quiet = {**os.environ, "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    # Not as an argument: everyone on the machine may read those, and the address may hold a password.
+    quiet = {**os.environ, "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_BACKEND_STORE_URI": address}
     own = [*command, "--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]
     return subprocess.call(own, env=quiet)  # noqa: S603 a fixed command
 

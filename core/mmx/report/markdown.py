@@ -20,7 +20,8 @@ def markdown(report: Report) -> str:
 
 
 def _sentence(note: str) -> str:
-    return f"{note[0].upper()}{note[1:]}."
+    first = note.split(maxsplit=1)[0]
+    return f"{note}." if "_" in first else f"{note[0].upper()}{note[1:]}."
 
 
 def _list(items: Sequence[str]) -> str:

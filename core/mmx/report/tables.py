@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from mmx.contracts import TrialRecord
+from mmx.errors import MmxError
 from mmx.metrics import area
 from mmx.report.results import PARAMETERS, SECONDS, Results
 from mmx.report.standings import Standing
+from mmx.trial.figures import patterns_of as every_pattern
 
 BySeed = Mapping[int, float]
 FIGURES = {
@@ -21,7 +23,7 @@ FIGURES = {
     "train_seconds": "train seconds",
 }
 """Figures beside the curve, and how a table heads them."""
-LOWER_IS_BETTER = ("drop_at_50", "trainable_params", "train_seconds")
+COSTS = ("trainable_params", "train_seconds")
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,16 @@ class Table:
         means = {label: mean(values.values()) for label, values in found.items() if values}
         if len(means) < 2:
             return set()
-        lower = column in LOWER_IS_BETTER
-        lower = lower or (column != "retention" and not self.higher)
+        lower = self._lower_is_better(column)
         top = min(means.values()) if lower else max(means.values())
         return {label for label, value in means.items() if value == top}
+
+    def _lower_is_better(self, column: int | str) -> bool:
+        """Tell a column's direction. A drop is of the score: the less of a merit is lost the better, and an
+        error that rises drops below zero, the less the better."""
+        if column in COSTS:
+            return True
+        return self.higher == (column == "drop_at_50")
 
 
 def table_of(results: Results, axis: str, score: str, target: str) -> Table:
@@ -109,9 +117,28 @@ def _worst(results: Results, record: TrialRecord, score: str, target: str) -> di
         return {}
     if score == results.task.scores[0].name and "summary/worst" in record.metrics:
         return {"worst": record.metrics["summary/worst"]}
-    values = patterns_of(record, score).values()
+    logged = _all_logged(results, record)
+    values = list(patterns_of(record, score).values()) if logged else _stored_patterns(results, record, score)
     pick = min if results.higher_is_better(score) else max
     return {"worst": pick(values)} if values else {}
+
+
+def _all_logged(results: Results, record: TrialRecord) -> bool:
+    """Tell whether a trial logged every pattern: its spec may ask for some of them."""
+    try:
+        return results.run(record).spec.missing.eval.patterns == "all"
+    except MmxError:
+        return False
+
+
+def _stored_patterns(results: Results, record: TrialRecord, score: str) -> list[float]:
+    """Score all patterns from a trial's stored predictions; none where these cannot be read."""
+    try:
+        predictions, task, _ = results.run(record).stored
+        figure = (task or results.task).score(score)
+    except (MmxError, KeyError):
+        return []
+    return list(every_pattern(predictions, figure).values())
 
 
 def patterns_of(record: TrialRecord, score: str) -> dict[str, float]:

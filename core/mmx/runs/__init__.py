@@ -59,6 +59,14 @@ class StoredRun:
         found: dict[str, Any] = json.loads(self.file(ENVIRONMENT).read_text(encoding="utf-8"))
         return found
 
+    def files_used(self) -> list[str]:
+        """Name the one-off plugin files that its components came from; none where it does not tell."""
+        try:
+            plugins = self.environment["plugins"]
+        except InputError:
+            return []
+        return sorted({p["distribution"] for p in plugins if p["version"] == "file"})
+
     @cached_property
     def stored(self) -> tuple[Predictions, Task | None, str]:
         """Predictions of every pattern, the task (None: not one of mmx's own) and the split's name."""

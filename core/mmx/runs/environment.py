@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from mmx.config import TrialSpec
-from mmx.config.address import without_login
+from mmx.config.address import SECRET, without_login
 from mmx.registry import Registry
 from mmx.trial import Bench
 from mmx.trial.code import code_digest, components_of
@@ -37,8 +38,12 @@ def environment_of(spec: TrialSpec, bench: Bench, device: torch.device) -> dict[
 
 
 def command() -> list[str]:
-    """Give the command line that this process was started with, addresses without their logins."""
-    return ["mmx", *(without_login(argument) for argument in sys.argv[1:])]
+    """Give the command line that this process was started with, without logins and other secrets."""
+    return ["mmx", *(SECRET.sub(_hidden, without_login(argument)) for argument in sys.argv[1:])]
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return found[0].replace(found[1], "***")
 
 
 def _processor() -> str:

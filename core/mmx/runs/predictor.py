@@ -5,7 +5,7 @@ A folder of weights and facts stands alone: it is read without the dataset and w
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmx.assemble import build_model
-from mmx.config import TrialSpec, plain, read_trial
+from mmx.config import ComponentSpec, TrialSpec, plain, read_trial
 from mmx.contracts import Batch, Dataset, Modality, Pattern, Sample
 from mmx.errors import DataError, InputError
 from mmx.evaluate import pattern_name
@@ -57,7 +57,9 @@ class ModelFacts:
         dataset, train = bench.dataset(last.dataset), bench.split(last, "train")
         kinds = dataset.modalities
         inputs = {m: Input.of(kinds[m], train.example(m)) for m in bench.modalities(last)}
-        return cls(last, dataset.task, inputs, bench.pattern(last))
+        # Nothing of the dataset is needed any more, and its options may be paths or tokens.
+        spec = replace(last, dataset=ComponentSpec(last.dataset.name))
+        return cls(spec, dataset.task, inputs, bench.pattern(last))
 
     def to_dict(self) -> dict[str, Any]:
         """Give them as plain data (InputError where the task is not one of mmx's own)."""
@@ -186,5 +188,5 @@ def predictions(outputs: np.ndarray, task: Task) -> list[Any]:
     if isinstance(task, SingleLabel):
         return outputs.argmax(axis=1).tolist()
     if isinstance(task, MultiLabel):
-        return [np.flatnonzero(row >= THRESHOLD).tolist() for row in outputs]
+        return [np.flatnonzero(row > THRESHOLD).tolist() for row in outputs]
     return outputs[:, 0].tolist() if outputs.shape[1] == 1 else outputs.tolist()

@@ -1,6 +1,7 @@
 """Makes an exported model a version of a model in MLflow's registry."""
 
 from pathlib import Path
+from uuid import uuid4
 
 from mlflow.exceptions import MlflowException
 
@@ -22,6 +23,7 @@ def register(tracker: Tracker, run_id: str, folder: Path, name: str) -> str:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             tracker.client.create_registered_model(name)
-        tracker.client.log_artifacts(run_id, str(folder), "model")
-        source = f"{tracker.client.get_run(run_id).info.artifact_uri}/model"
+        place = f"model-{uuid4().hex[:8]}"  # a place of its own, since a version never changes
+        tracker.client.log_artifacts(run_id, str(folder), place)
+        source = f"{tracker.client.get_run(run_id).info.artifact_uri}/{place}"
         return str(tracker.client.create_model_version(name, source, run_id).version)

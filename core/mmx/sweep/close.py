@@ -44,6 +44,8 @@ def close_sweep(plan: Plan, tracker: Tracker) -> Result:
     results = results_of(plan, tracker, records)
     found = results.found
     axes = axes_of(plan.sweep.search, found)
+    # The view averages over seeds: what is tuned would leave one run a group.
+    grouped = axes_of(replace(plan.sweep.search, tune={}), found)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = sweep_files(folder, plan.sweep, facts, plan.registry)
@@ -54,7 +56,7 @@ def close_sweep(plan: Plan, tracker: Tracker) -> Result:
         counts = facts["counts"]
         curves = parent_curves(tracker, found) if found else {}
         files += sorted(log_folder(plan.sweep).glob("*.log"))
-        tracker.close_sweep(curves, files, axes, "failed" if counts["failed"] else "done")
+        tracker.close_sweep(curves, files, grouped, "failed" if counts["failed"] else "done")
     if counts["done"] == len(facts["points"]):
         for name in ("checkpoints", "phases"):
             shutil.rmtree(sweep_folder(plan.sweep) / name, ignore_errors=True)
