@@ -34,6 +34,7 @@ def spec() -> TrialSpec:
         adapters=dict.fromkeys(MODALITIES, lora),
         strategy=ComponentSpec("zero_fill"),
         fusion=ComponentSpec("concat"),
+        fusion_adapter=ComponentSpec("full"),
         procedure=ComponentSpec("joint"),
         training=TrainingSpec(epochs=1, batch_size=BATCH, learning_rate=LEARNING_RATE, warmup=0.0),
         missing=MissingSpec(ComponentSpec("per_modality")),
@@ -78,7 +79,7 @@ def by_mmx(bench: Bench) -> float:
     model = bench.model(spec())
     monitor = Monitor("val/loss", higher_is_better=False)
     result = fit(
-        model, bench.procedure(spec()), split, split.natural, spec().training, monitor,
+        model, bench.procedure(spec(), model), split, split.natural, spec().training, monitor,
         lambda: {"val/loss": 0.0}, 0, torch.device("cpu"),
     )  # fmt: skip
     return len(split) / result.seconds

