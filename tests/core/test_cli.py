@@ -371,3 +371,21 @@ def test_command_leaves_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> 
         check=False,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr and "no.yaml" in done.stderr
+
+
+def test_figure_that_there_is_none_of_is_null_in_json_and_a_dash_for_readers(mmx: Mmx, sweep: Write) -> None:
+    path = sweep({"missing.eval.rates": [0.5]})  # no rate 0, so nothing is clean
+    done = mmx("run", path, "--json")
+    assert done.code == 0 and "NaN" not in done.out
+    assert done.json["leaderboard"][0]["summary/clean"] is None
+    assert "–" in mmx("run", path).out
+
+
+def test_link_that_a_run_ends_with_can_be_pasted(
+    mmx: Mmx, sweep: Write, stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sweep()
+    (stores / "my folder").mkdir()
+    done = mmx("run", path, "--store", f"sqlite:///{stores}/my folder/mlflow.db", "--max-trials", "0")
+    assert f"mmx ui --store 'sqlite:///{stores}/my folder/mlflow.db'" in done.out
+    assert "/#/experiments/1/runs?viewStateShareKey=robustness" in done.out
