@@ -12,19 +12,31 @@ Names = frozenset[str]
 def summarise(
     curve: Mapping[float, float], patterns: Mapping[Names, float], name: str, higher_is_better: bool
 ) -> dict[str, float]:
-    """Sum a score up: mean of the curve, clean, worst pattern, drop at 50 % and retention.
+    """Sum a score up as a trial logs it: `robust` under the score's own name, and no area."""
+    found = sum_up(curve, patterns, higher_is_better)
+    found.pop("area", None)
+    return {f"robust_{name}" if figure == "robust" else figure: value for figure, value in found.items()}
+
+
+def sum_up(
+    curve: Mapping[float, float], patterns: Mapping[Names, float], higher_is_better: bool
+) -> dict[str, float]:
+    """Sum a score up: mean of the curve (`robust`), area, clean, worst pattern, drop at 50 % and retention.
 
     `curve` maps the missing rate of target `any` to the score; `patterns` maps each availability pattern to
-    its score. `clean`, `drop_at_50` and `retention` are left out where the curve lacks rate 0 (or 0.5).
+    its score. `clean`, `drop_at_50` and `retention` are left out where the curve lacks rate 0 (or 0.5),
+    `area` where it has one rate alone.
     """
-    summary = {f"robust_{name}": float(np.mean(list(curve.values())))} if curve else {}
+    summary = {"robust": float(np.mean(list(curve.values())))} if curve else {}
+    if len(curve) > 1:
+        summary["area"] = area(curve)
     if patterns:
         summary["worst"] = min(patterns.values()) if higher_is_better else max(patterns.values())
     if 0.0 in curve:
         clean = curve[0.0]
         summary["clean"] = clean
         if clean:
-            summary["retention"] = summary[f"robust_{name}"] / clean
+            summary["retention"] = summary["robust"] / clean
         if 0.5 in curve:
             summary["drop_at_50"] = clean - curve[0.5]
     return summary

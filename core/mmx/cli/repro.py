@@ -122,8 +122,7 @@ def write(stored: "StoredRun", folder: Path, plugins: Sequence[Path] = ()) -> No
     folder.mkdir(parents=True, exist_ok=True)
     pins = [f"{name}=={version}" for name, version in stored.environment["packages"].items()]
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
-    used = {p["distribution"] for p in stored.environment["plugins"] if p["version"] == "file"}
-    own = [file for file in plugins if file.name in used]
+    own = [file for file in plugins if file.name in stored.files_used()]
     for file in own:
         shutil.copyfile(file, folder / file.name)
     content = sweep_of(stored) | ({"plugins": [f"./{file.name}" for file in own]} if own else {})

@@ -16,9 +16,10 @@ from mmx.report.resampling import (
     resampled_means,
     signed_rank_p,
 )
-from mmx.report.results import Results, protocol_of, task_of
+from mmx.report.results import Results, task_of
 from mmx.report.standings import Standing
 from mmx.scores import Array, Score
+from mmx.trial.bench import build_protocol
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def measure(results: Results, record: TrialRecord, score: str, target: str) -> M
         figure = task_of(run, results.registry).score(score)
     except KeyError as error:
         raise InputError(f"'{score}' is no score of run '{record.title}'") from error
-    protocol = protocol_of(run.spec, predictions, results.registry)
+    protocol = build_protocol(results.registry, run.spec.missing, predictions.modalities)
     rates = run.spec.missing.eval.rates
     asked = [target_rate(target, rate) for rate in rates]
     if figure.per_sample:

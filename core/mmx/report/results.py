@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from mmx.config import SearchSpec, TrialSpec
+from mmx.config import SearchSpec
 from mmx.contracts import Task, Tracker, TrialRecord
 from mmx.errors import InputError, did_you_mean
-from mmx.evaluate import Predictions
-from mmx.protocols import Protocol
 from mmx.registry import Registry
-from mmx.registry.signature import construct
 from mmx.report.standings import CURVE, Standing, axes_of, scores_of, standings
 from mmx.runs import StoredRun
 from mmx.trial import Bench
@@ -140,14 +137,6 @@ def task_of(run: StoredRun, registry: Registry) -> Task:
     with suppress(InputError):
         task = run.stored[1]
     return task if task is not None else Bench(registry).dataset(run.spec.dataset).task
-
-
-def protocol_of(spec: TrialSpec, predictions: Predictions, registry: Registry) -> Protocol:
-    """Build the protocol of a trial without its dataset."""
-    asked = spec.missing.protocol
-    known = {"modalities": predictions.modalities, "seed": spec.missing.seed}
-    protocol: Protocol = construct(registry.load_class("protocol", asked.name), asked.options, known)
-    return protocol
 
 
 def default_objective(task: Task) -> dict[str, str]:

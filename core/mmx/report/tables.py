@@ -6,7 +6,7 @@ from statistics import mean, stdev
 
 from mmx.contracts import TrialRecord
 from mmx.errors import MmxError
-from mmx.metrics import area
+from mmx.metrics import sum_up
 from mmx.report.results import PARAMETERS, SECONDS, Results
 from mmx.report.standings import Standing
 from mmx.trial.figures import patterns_of as every_pattern
@@ -91,24 +91,12 @@ def row_of(results: Results, label: str, standing: Standing, score: str, target:
         curve = results.curve(record, score, target)
         for percent, value in curve.items():
             rates.setdefault(percent, {})[record.seed] = value
-        summary = summary_of(curve) | _worst(results, record, score, target) | _costs(record)
+        by_rate = {percent / 100: value for percent, value in curve.items()}
+        summary = sum_up(by_rate, {}, results.higher_is_better(score))
+        summary |= _worst(results, record, score, target) | _costs(record)
         for name, value in summary.items():
             figures.setdefault(name, {})[record.seed] = value
     return Row(label, standing, dict(sorted(rates.items())), figures)
-
-
-def summary_of(curve: Mapping[int, float]) -> dict[str, float]:
-    """Sum up a curve by percent: its mean, the area under it, clean, drop, retention."""
-    if not curve:
-        return {}
-    summary = {"robust": mean(curve.values())}
-    if len(curve) > 1:
-        summary["area"] = area({float(p): value for p, value in curve.items()})
-    if 0 in curve:
-        summary["clean"] = curve[0]
-        summary |= {"drop_at_50": curve[0] - curve[50]} if 50 in curve else {}
-        summary |= {"retention": summary["robust"] / curve[0]} if curve[0] else {}
-    return summary
 
 
 def _worst(results: Results, record: TrialRecord, score: str, target: str) -> dict[str, float]:

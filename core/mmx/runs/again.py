@@ -223,8 +223,5 @@ def _summary(
     """Sum a curve up; what it cannot tell is left out."""
     curve = curves[score.name]
     patterns = patterns_of(predictions, score) if target == "any" else {}
-    summary = metrics.summarise(curve, patterns, score.name, score.higher_is_better)
-    summary["robust"] = summary[f"robust_{score.name}"]
-    if len(curve) > 1:
-        summary["area"] = metrics.area(curve)
+    summary = metrics.sum_up(curve, patterns, score.higher_is_better)
     return {figure: summary[figure] for figure in FIGURES if figure in summary}

@@ -32,8 +32,10 @@ from mmx.runs.predictor import FACTS, PLUGINS, WEIGHTS, ModelFacts, Predictor
 from mmx.runs.table import ID, Input
 from mmx.tasks import Task
 from mmx.trial import Bench
+from mmx.trial.code import components_of
 
 CODE = Path(__file__).with_name("served.py")
+IN_THE_MODEL = ("encoder", "adapter", "strategy", "fusion")
 ARTIFACT = "mmx"
 """Name of the folder with weights and facts, below `artifacts`."""
 PINNED = ("mlflow", "numpy", "pandas", "peft", "safetensors", "torch")
@@ -125,9 +127,7 @@ def _copy_plugins(folder: Path, files: Sequence[Path], spec: TrialSpec, registry
 
 def _offers(spec: TrialSpec, registry: Registry) -> list[Any]:
     """Find what the model is built of."""
-    named = {("strategy", spec.strategy.name), ("fusion", spec.fusion.name)}
-    named |= {("encoder", part.name) for part in spec.encoders.values()}
-    named |= {("adapter", part.name) for part in (*spec.adapters.values(), spec.fusion_adapter)}
+    named = {(kind, name) for kind, name in components_of(spec) if kind in IN_THE_MODEL}
     return [registry.find(kind, name) for kind, name in sorted(named)]
 
 

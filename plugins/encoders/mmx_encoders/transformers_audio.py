@@ -13,13 +13,13 @@ from mmx_encoders.transformers_backbone import (
     Summary,
     adapt_targets,
     build_network,
+    pretrained,
     prompts_first,
     summary_rule,
     tokens_of,
     width_of,
 )
 from mmx_encoders.transformers_image import run_with_prompts
-from mmx_encoders.weights import from_hub, is_offline
 
 TAKES_PROMPTS = "audio-spectrogram-transformer"
 
@@ -90,12 +90,7 @@ def _extractor(model: str, settings: Any, revision: str | None) -> Any:
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
     if model:
-        return from_hub(
-            f"the feature extractor of '{model}'",
-            lambda: AutoFeatureExtractor.from_pretrained(
-                model, revision=revision, local_files_only=is_offline()
-            ),
-        )
+        return pretrained(f"the feature extractor of '{model}'", AutoFeatureExtractor, model, revision)
     kind: Any = FEATURE_EXTRACTOR_MAPPING[type(settings)]
     if settings.model_type == TAKES_PROMPTS:
         return kind(num_mel_bins=settings.num_mel_bins, max_length=settings.max_length)

@@ -47,23 +47,26 @@ def build_network(
             f"encoder 'transformers_{kind}': give model (an id or a folder), or config with weights: PATH or "
             "weights: none"
         )
-    known: dict[str, Any] = {"local_files_only": is_offline(), "revision": revision}
     with _quietly():
         if config is not None:
             settings = AutoConfig.for_model(**config)
         else:
-            settings = from_hub(f"'{model}'", lambda: AutoConfig.from_pretrained(model, **known))
+            settings = pretrained(f"'{model}'", AutoConfig, model, revision)
         _calm(settings)
         if weights == "hub":
-            network = from_hub(
-                f"'{model}'",
-                lambda: AutoModel.from_pretrained(model, config=settings, dtype=torch.float32, **known),
-            )
+            exact = {"config": settings, "dtype": torch.float32}
+            network = pretrained(f"'{model}'", AutoModel, model, revision, **exact)
         else:
             network = AutoModel.from_config(settings)
             if weights != "none":
                 network = _with_state(network, weights)
     return _strip(_tower(network, kind))
+
+
+def pretrained(what: str, loader: Any, model: str, revision: str | None, **options: Any) -> Any:
+    """Load a part of a published model by a class of the library (InputError where it cannot be had)."""
+    known = {"local_files_only": is_offline(), "revision": revision, **options}
+    return from_hub(what, lambda: loader.from_pretrained(model, **known))
 
 
 def summary_rule(network: Any, kind: str, asked: Summary) -> Summary:

@@ -13,12 +13,12 @@ from mmx_encoders.transformers_backbone import (
     Summary,
     adapt_targets,
     build_network,
+    pretrained,
     prompts_first,
     summary_rule,
     tokens_of,
     width_of,
 )
-from mmx_encoders.weights import from_hub, is_offline
 
 TAKE_PROMPTS = frozenset(
     ["vit", "deit", "dinov2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model"]
@@ -94,11 +94,6 @@ def _processor(model: str, size: Any, revision: str | None) -> Any:
     from transformers import AutoImageProcessor, ViTImageProcessor
 
     if model:
-        return from_hub(
-            f"the image processor of '{model}'",
-            lambda: AutoImageProcessor.from_pretrained(
-                model, revision=revision, local_files_only=is_offline()
-            ),
-        )
+        return pretrained(f"the image processor of '{model}'", AutoImageProcessor, model, revision)
     height, width = (size, size) if isinstance(size, int) else size
     return ViTImageProcessor(size={"height": height, "width": width})

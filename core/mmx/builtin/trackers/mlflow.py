@@ -137,7 +137,7 @@ class Mlflow(Tracker):
     def _current(self, experiment: str, status: str) -> list[TrialRecord]:
         """List the trials of a status that were not retired, the latest first."""
         found = self._search(experiment, f"tags.`mmx.role` = 'trial' AND attributes.status {status}")
-        return [self._record(run) for run in found if run.data.tags.get("mmx.retired") != "true"]
+        return [self._record(run) for run in found if _counts(run)]
 
     @asked
     def history(self, run_id: str, metric: str) -> dict[int, float]:
