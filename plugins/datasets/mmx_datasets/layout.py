@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from mmx.cache import Cache, default_folder
 from mmx.contracts import DataCard, Dataset, Sample
 from mmx.errors import DataError, did_you_mean
 from mmx.protocols import uniforms
-from mmx_datasets.cache import Cache, default_folder
 from mmx_datasets.media import MEDIA_KINDS, Shapes
 from mmx_datasets.reading import Entries, Entry, Reader, paths_of
 from mmx_datasets.words import text_reader

@@ -13,11 +13,11 @@ from typing import Any, Literal, overload
 import numpy as np
 import pyarrow as pa
 
+from mmx.cache import Cache, default_folder
 from mmx.contracts import DataCard, Dataset, Sample
 from mmx.errors import DataError, did_you_mean
 from mmx.tasks import MultiLabel, Regression, SingleLabel, Task
 from mmx.types import Modality
-from mmx_datasets.cache import Cache, default_folder
 from mmx_datasets.media import MEDIA_KINDS, Fit, Shapes
 from mmx_datasets.reading import Inputs, Reader
 from mmx_datasets.table import SPLITS, Columns, Table, open_table

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mmx.cache import key_of
 from mmx.contracts import DataCard
 from mmx.errors import DataError
 from mmx.tasks import MultiLabel
-from mmx_datasets.cache import key_of
 from mmx_datasets.layout_kinds import Stills
 from mmx_datasets.media import Array
 from mmx_datasets.papers import MCUBES_PAPER

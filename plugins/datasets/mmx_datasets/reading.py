@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmx.cache import Cache, key_of
 from mmx.contracts import Sample
 from mmx.errors import DataError
 from mmx.types import Modality
-from mmx_datasets.cache import Cache, key_of
 from mmx_datasets.media import MEDIA_KINDS, Array, Shapes, as_tensor, decode, files_of
 from mmx_datasets.words import TextReader
 

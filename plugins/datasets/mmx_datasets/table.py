@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmx.cache import key_of
 from mmx.errors import DataError, did_you_mean
 from mmx.protocols import uniforms
-from mmx_datasets.cache import key_of
 from mmx_datasets.table_formats import (
     TaskName,
     batches,

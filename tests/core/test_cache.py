@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmx.cache import IN_USE_SECONDS, Cache, default_folder, key_of
 from mmx.errors import DataError
 from mmx_datasets import reading
-from mmx_datasets.cache import IN_USE_SECONDS, Cache, default_folder, key_of
 from mmx_datasets.media import Shapes, decode
 from mmx_datasets.reading import Reader
 from mmx_datasets.words import Vocabulary
