@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmx.registry import KINDS, OWN, Offer, Registry
+from mmx.errors import PluginError
+from mmx.registry import KINDS, OWN, Offer, Registry, import_class
 from mmx.registry.signature import REQUIRED, Option, options
 
 PAGE = Path(__file__).with_name("components.md")
@@ -28,18 +29,28 @@ def _table(registry: Registry, kind: str) -> Iterator[str]:
     yield "| Name | Summary | Options | Paper | Distribution |"
     yield "| --- | --- | --- | --- | --- |"
     for offer in sorted((o for o in registry.offers if o.kind == kind), key=lambda o: o.component.name):
-        yield f"| {' | '.join(_cells(registry, offer))} |"
+        yield f"| {' | '.join(_cells(offer))} |"
     yield ""
 
 
-def _cells(registry: Registry, offer: Offer) -> Iterator[str]:
+def _cells(offer: Offer) -> Iterator[str]:
     component = offer.component
-    cls = registry.load_class(offer.kind, f"{offer.distribution}:{component.name}")
     yield f"`{component.name}`"
     yield component.summary
-    yield "<br>".join(_option(option) for option in options(cls).values()) or "none"
+    yield _options(offer)
     yield ", ".join(f"`{key}`" for key in PAPER_KEY.findall(component.paper)) or "none"
     yield offer.distribution
+
+
+def _options(offer: Offer) -> str:
+    """List the options, as far as the class can be imported where what it requires is not installed."""
+    try:
+        found = options(import_class(offer))
+    except PluginError:
+        if not offer.lack:
+            raise
+        return offer.lack
+    return "<br>".join(_option(option) for option in found.values()) or "none"
 
 
 def _option(option: Option) -> str:

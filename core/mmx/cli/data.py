@@ -56,11 +56,11 @@ def info(
     from dataclasses import asdict
 
     from mmx.cli.plugins import describe
-    from mmx.registry import Registry
+    from mmx.registry import Registry, import_class
 
     registry = Registry.load()
     facts: dict[str, Any] = describe(registry, "dataset", name)
-    card = registry.load_class("dataset", name).card  # type: ignore[attr-defined]
+    card = import_class(registry.find("dataset", name)).card  # type: ignore[attr-defined]
     facts["card"] = asdict(card) if card else None
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))

@@ -10,7 +10,7 @@ import typer
 
 from mmx.cli import new_plugin
 from mmx.errors import InputError, PluginError
-from mmx.registry import KINDS, Offer, Registry
+from mmx.registry import KINDS, Offer, Registry, import_class
 
 app = typer.Typer(
     help="What can be used, and from which package.\n\nExample: mmx plugins list --kind strategy",
@@ -46,7 +46,8 @@ def list_plugins(
     for column in COLUMNS:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(str(row[c] or row["reason"] if c == "summary" else row[c]) for c in COLUMNS))
+        told = "; ".join(text for text in (row["summary"], row["reason"]) if text)
+        table.add_row(*(told if column == "summary" else str(row[column]) for column in COLUMNS))
     Console(soft_wrap=True).print(table)
     return 0
 
@@ -57,9 +58,11 @@ def listing(registry: Registry, kind: str | None, show_all: bool) -> list[dict[s
     rows = []
     for offer in registry.offers:
         if kind in (None, offer.kind):
+            rows.append({**_facts(offer), **_state(offer)})
             found = clashing.get((offer.kind, offer.component.name))
-            reason = f"offered by {', '.join(found)}; write distribution:name" if found else ""
-            rows.append({**_facts(offer), "state": "clash" if found else "ok", "reason": reason})
+            if found:
+                reason = f"offered by {', '.join(found)}; write distribution:name"
+                rows[-1] |= {"state": "clash", "reason": reason}
     for problem in registry.problems:
         if problem.state == "broken" or show_all:
             rows.append(
@@ -87,6 +90,11 @@ def _facts(offer: Offer) -> dict[str, Any]:
     }
 
 
+def _state(offer: Offer) -> dict[str, str]:
+    """Tell whether a component can be used here: one whose library is not installed is disabled."""
+    return {"state": "disabled" if offer.lack else "ok", "reason": offer.lack}
+
+
 @app.command("info")
 def info(
     name: Annotated[str, typer.Argument(help="A component's name, or distribution:name.")],
@@ -105,6 +113,8 @@ def info(
     for row in rows:
         typer.echo(f"{row['kind']} {row['name']}  ({row['distribution']} {row['version']}, {row['path']})")
         typer.echo(f"  {row['summary']}")
+        if row["reason"]:
+            typer.echo(f"  {row['reason']}")
         for parameter in row["parameters"]:
             default = "required" if parameter["required"] else f"= {parameter['default']}"
             typer.echo(f"  {parameter['name']}: {parameter['type']} {default}")
@@ -182,10 +192,15 @@ def describe(registry: Registry, kind: str, name: str) -> dict[str, Any]:
     from mmx.registry.signature import REQUIRED, options
 
     offer = registry.find(kind, name)
-    found = options(registry.load_class(kind, name))
+    try:
+        found = options(import_class(offer))
+    except PluginError:
+        if not offer.lack:
+            raise
+        found = {}  # they are read off the class, which cannot be imported without the library
     return {
         **_facts(offer),
-        "state": "ok",
+        **_state(offer),
         "path": offer.component.path,
         "parameters": [
             {

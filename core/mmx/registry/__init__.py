@@ -24,6 +24,7 @@ import pluggy
 from mmx import hookspecs
 from mmx.errors import InputError, PluginError, did_you_mean
 from mmx.hookspecs import PROJECT, Component
+from mmx.registry.requirements import told_lack
 
 OWN = "mmx"
 KINDS = {
@@ -47,6 +48,11 @@ class Offer:
     component: Component
     distribution: str
     version: str
+
+    @property
+    def lack(self) -> str:
+        """What it needs that is not installed here, and how to install it; empty: nothing."""
+        return told_lack(self.component.requires, self.distribution)
 
 
 @dataclass(frozen=True)
@@ -198,22 +204,11 @@ class Registry:
         raise InputError(f"unknown {kind} '{name}'.{hint}")
 
     def load_class(self, kind: str, name: str) -> type:
-        """Import the class behind a name (PluginError where that fails)."""
+        """Import the class behind a name for use (PluginError where that fails, or a requirement lacks)."""
         offer = self.find(kind, name)
-        component = offer.component
-        for module in component.requires:
-            if importlib.util.find_spec(module.split(".")[0]) is None:
-                raise PluginError(
-                    f"{kind} '{name}' of '{offer.distribution}' needs the module '{module}'; install it first"
-                )
-        path, _, attribute = component.path.partition(":")
-        try:
-            return getattr(importlib.import_module(path), attribute)
-        except Exception as error:
-            raise PluginError(
-                f"{kind} '{name}' of '{offer.distribution}' cannot be imported from '{component.path}': "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        if offer.lack:
+            raise PluginError(f"{kind} '{name}' of '{offer.distribution}' {offer.lack}")
+        return import_class(offer)
 
     def clashes(self) -> list[tuple[str, str, list[str]]]:
         """List (kind, name, distributions) of names that several plugins offer."""
@@ -221,6 +216,18 @@ class Registry:
         for offer in self.offers:
             seen.setdefault((offer.kind, offer.component.name), []).append(offer.distribution)
         return [(kind, name, found) for (kind, name), found in seen.items() if len(found) > 1]
+
+
+def import_class(offer: Offer) -> type:
+    """Import the class of an offer, to read its facts: what it requires may be lacking (PluginError)."""
+    path, _, attribute = offer.component.path.partition(":")
+    try:
+        return getattr(importlib.import_module(path), attribute)
+    except Exception as error:
+        why = f"cannot be imported from '{offer.component.path}': {type(error).__name__}: {error}"
+        raise PluginError(
+            f"{offer.kind} '{offer.component.name}' of '{offer.distribution}' {offer.lack or why}"
+        ) from error
 
 
 def _names(environ: Mapping[str, str], variable: str) -> set[str]:

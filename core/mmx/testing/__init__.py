@@ -50,6 +50,8 @@ class Case:
 
     def run(self) -> None:
         """Raise AssertionError where the law is broken, NotHere where it cannot be tried."""
+        if self.offer.lack:
+            raise NotHere(self.offer.lack)
         self.law(self.registry, self.offer)
 
     def verdict(self) -> Verdict:

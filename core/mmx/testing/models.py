@@ -32,7 +32,7 @@ def _models(
     partner = "fusion" if offer.kind == "strategy" else "strategy"
     built = 0
     sorts: set[bool] = set()
-    for other in (o for o in registry.offers if o.kind == partner):
+    for other in world.partners(registry, partner):
         strategy, fusion = (offer, other) if partner == "fusion" else (other, offer)
         sort = bool(getattr(_load(registry, fusion), "accepts_prompts", False))
         thorough = partner == "fusion" and sort not in sorts

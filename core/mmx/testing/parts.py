@@ -103,9 +103,9 @@ def _trained_by(
     registry: Registry, offer: Offer, counts: Sequence[int] = (1, 2, 3)
 ) -> Iterator[tuple[MultimodalModel, Procedure]]:
     """Build the procedure with a model of every fusion that it takes, nothing standing in."""
-    skip = next(o for o in registry.offers if o.kind == "strategy")
+    skip = world.partners(registry, "strategy")[0]
     found = 0
-    for fusion in (o for o in registry.offers if o.kind == "fusion"):
+    for fusion in world.partners(registry, "fusion"):
         for count in counts:
             model = world.assemble(registry, skip, fusion, count)
             known = {"modalities": model.modalities, "task": world.task(), "pattern": None, "seed": 0}

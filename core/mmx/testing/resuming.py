@@ -90,9 +90,8 @@ def train(
 
 def built(registry: Registry, offer: Offer) -> Iterator[tuple[MultimodalModel, Procedure]]:
     """Build the component with whatever it goes together with, of two modalities."""
-    parts = {kind: [o for o in registry.offers if o.kind == kind] for kind in ("strategy", "fusion")}
-    strategies = [offer] if offer.kind == "strategy" else parts["strategy"]
-    fusions = [offer] if offer.kind == "fusion" else parts["fusion"]
+    strategies = [offer] if offer.kind == "strategy" else world.partners(registry, "strategy")
+    fusions = [offer] if offer.kind == "fusion" else world.partners(registry, "fusion")
     for strategy, fusion in ((s, f) for s in strategies for f in fusions):
         adapter = offer if offer.kind == "adapter" else None
         try:

@@ -98,6 +98,11 @@ def names(count: int) -> tuple[str, ...]:
     return tuple(f"m{i}" for i in range(count))
 
 
+def partners(registry: Registry, kind: str) -> list[Offer]:
+    """Give the components of a kind that can be used here, for others to be tried with."""
+    return [offer for offer in registry.offers if offer.kind == kind and not offer.lack]
+
+
 def build(registry: Registry, offer: Offer, known: Mapping[str, Any]) -> Any:
     """Build any component with its defaults and what its catalogue line gives as an example."""
     name = f"{offer.distribution}:{offer.component.name}"
