@@ -47,6 +47,15 @@ IMAGE = [
     {"model_type": "clip", **CLIP_TOWERS},
     {"model_type": "siglip_vision_model", **PATCHES, **TINY},
     {"model_type": "convnext", "image_size": 32, "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    {
+        "model_type": "swin",
+        "image_size": 32,
+        "embed_dim": 16,
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "window_size": 4,
+    },
+    {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
 ]
 TEXT = [
     {"model_type": "bert", "vocab_size": 60, **TINY},
@@ -119,8 +128,8 @@ def test_lora_leaves_no_layer_out(kind: str, config: dict[str, Any]) -> None:
     encoder = build(kind, config)
     hit = [n for n, _ in encoder.named_modules() if re.fullmatch(encoder.lora_targets, n)]
     layers = {re.match(r"network\.(?:.*?\.)?\d+\.", n + ".").group() for n in hit}  # type: ignore[union-attr]
-    assert len(layers) == 2
-    assert len(hit) == 4 if config["model_type"] in ("wavlm", "convnext") else len(hit) == 8
+    unlike = {"wavlm": (2, 4), "convnext": (2, 4), "resnet": (2, 7)}
+    assert (len(layers), len(hit)) == unlike.get(config["model_type"], (2, 8))
 
 
 @EVERY
@@ -265,6 +274,53 @@ def test_without_a_hub_both_ways_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=r"'mmx-tests/nowhere' cannot be had.*offline.*weights: PATH"):
         TransformersText(model="mmx-tests/nowhere")
+
+
+def test_a_folder_that_is_not_there_is_told_as_a_folder() -> None:
+    with pytest.raises(InputError, match=r"no 'config.json' in the folder './nowhere'"):
+        TransformersText(model="./nowhere")
+
+
+def test_a_network_whose_settings_tell_no_width_is_asked_for_it() -> None:
+    encoder = build("image", {"model_type": "mobilenet_v2", "image_size": 32, "depth_multiplier": 0.35})
+    assert encoder(RAW["image"]).values.shape[2] == encoder.width == 1280
+
+
+@pytest.mark.parametrize("kind", ["albert", "electra"])
+def test_words_that_are_embedded_narrower_than_tokens_leave_no_room_for_prompts(kind: str) -> None:
+    config = {"model_type": kind, "vocab_size": 60, "embedding_size": 16, **TINY}
+    encoder = build("text", config)
+    assert not encoder.accepts_prompts and encoder(RAW["text"]).values.shape[2] == 32
+
+
+@pytest.mark.parametrize(("config", "room"), [(TEXT[0], 12), (TEXT[1], 11)], ids=["bert", "roberta"])
+def test_a_text_that_is_longer_than_the_network_has_positions_is_refused(
+    config: dict[str, Any], room: int
+) -> None:
+    encoder = build("text", config | {"max_position_embeddings": 12})
+    assert encoder(torch.full((1, room), 5)).values.shape[1] == room
+    with pytest.raises(InputError, match=rf"{room + 1} tokens.*the {room} positions"):
+        encoder(torch.full((1, room), 5), torch.zeros(1, 1, 32))
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 4], ids=lambda i: IMAGE[i]["model_type"])
+def test_a_configuration_normalises_as_the_library_does_for_its_type(index: int) -> None:
+    import transformers
+
+    usual = ["ViT", "Bit", "CLIP", "Siglip", "ConvNext"][index]
+    own = getattr(transformers, f"{usual}ImageProcessor")()
+    encoder, grey = build("image", IMAGE[index]), torch.full((1, 3, 40, 40), 0.25)
+    expected = (0.25 - torch.tensor(own.image_mean)) / torch.tensor(own.image_std)
+    seen = encoder.processor(images=grey, do_rescale=False, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(seen[0, :, 0, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_mean_and_std_can_be_given() -> None:
+    options = {"mean": [0.0] * 3, "std": [0.5] * 3}
+    given, seen = build("image", IMAGE[0], **options), []
+    given.network.register_forward_pre_hook(lambda _, a, k: seen.append(k["pixel_values"]), with_kwargs=True)
+    given(torch.full((1, 3, 40, 40), 0.25))
+    torch.testing.assert_close(seen[0], torch.full((1, 3, 32, 32), 0.5))
 
 
 def test_neither_model_nor_config_is_refused() -> None:

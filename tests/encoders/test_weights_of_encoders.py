@@ -78,6 +78,35 @@ def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
         read_state(str(tmp_path / "module.pt"))
 
 
+class _Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.mark,)  # type: ignore[return-value]
+
+
+def test_a_file_that_would_run_code_is_refused_without_advice_to_trust_it(tmp_path: Path) -> None:
+    torch.save({"weight": _Trap(tmp_path / "mark")}, tmp_path / "trap.pt")
+    with pytest.raises(InputError, match="code in it is not run") as caught:
+        read_state(str(tmp_path / "trap.pt"))
+    assert not (tmp_path / "mark").exists()
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_state_that_was_saved_inside_data_parallel_fits(whole: dict[str, Tensor], tmp_path: Path) -> None:
+    wrapped = {f"module.{n}": t for n, t in whole.items()}
+    torch.save({"model_state_dict": wrapped, "epoch": 3}, tmp_path / "w.pt")
+    assert read_state(str(tmp_path / "w.pt")).keys() == whole.keys()
+
+
+def test_an_ending_in_capitals_is_known(whole: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file(whole, tmp_path / "W.SAFETENSORS")
+    assert read_state(str(tmp_path / "W.SAFETENSORS")).keys() == whole.keys()
+
+
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(InputError, match="no state dict"):

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmx.contracts import Encoder, Tokens
+from mmx.errors import InputError
 from mmx_encoders.sound import exactly
 from mmx_encoders.transformers_backbone import (
     LORA_TARGETS,
@@ -91,6 +92,11 @@ def _extractor(model: str, settings: Any, revision: str | None) -> Any:
 
     if model:
         return pretrained(f"the feature extractor of '{model}'", AutoFeatureExtractor, model, revision)
+    if type(settings) not in FEATURE_EXTRACTOR_MAPPING:
+        raise InputError(
+            f"encoder 'transformers_audio': no feature extractor is known for the type "
+            f"'{settings.model_type}'; give model: an id, or a folder that has one"
+        )
     kind: Any = FEATURE_EXTRACTOR_MAPPING[type(settings)]
     if settings.model_type == TAKES_PROMPTS:
         return kind(num_mel_bins=settings.num_mel_bins, max_length=settings.max_length)

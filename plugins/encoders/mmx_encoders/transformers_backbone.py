@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,12 +16,18 @@ from mmx_encoders.weights import from_hub, is_offline, read_state
 Summary = Literal["auto", "first", "mean"]
 
 ATTENTION = r"(.+\.)?(attention|attn|self_attn|SelfAttention)\.((self|attention|attn)\.)?"
-MAPS = r"(query|key|value|q|k|v|o|out)(_proj|_lin)?|dense|output\.dense|Wqkv|Wo"
+MAPS = (
+    r"(query|key|value|q|k|v|o|out)(_proj|_lin)?|dense|output\.dense|Wqkv|Wo|in_proj|query_key_value|qkv|proj"
+    r"|projection|linear_(q|k|v|out)"
+)
 LORA_TARGETS = rf"network\.(.+\.)?\d+\.({ATTENTION}({MAPS})|pwconv[12])"
 """The attention maps of numbered layers, and ConvNeXt's linear maps. Attention outside of layers, such as the
 pooling head of SigLIP, reads its weights past any adapter."""
-LORA_BESIDES_ATTENTION = {"wavlm": r"network\.(.+\.)?\d+\.feed_forward\.(intermediate|output)_dense"}
-"""Where attention reads weights directly, so that LoRA there would do nothing: what to adapt instead."""
+LORA_BESIDES_ATTENTION = {
+    "wavlm": r"network\.(.+\.)?\d+\.feed_forward\.(intermediate|output)_dense",
+    "resnet": r"network\.encoder\.(.+\.)?\d+\.(layer\.\d+|shortcut)\.convolution",
+}
+"""What to adapt where there is no attention, or one that reads weights directly and past any adapter."""
 TOWERS = {"image": "vision_model", "text": "text_model", "audio": "audio_model"}
 UNUSED = ("pooler", "mask_token", "masked_spec_embed")
 """Parts of a network that never see a gradient here. Heads that pool (SigLIP) have other names."""
@@ -47,6 +54,7 @@ def build_network(
             f"encoder 'transformers_{kind}': give model (an id or a folder), or config with weights: PATH or "
             "weights: none"
         )
+    model = _place(model, kind)
     with _quietly():
         if config is not None:
             settings = AutoConfig.for_model(**config)
@@ -61,6 +69,19 @@ def build_network(
             if weights != "none":
                 network = _with_state(network, weights)
     return _strip(_tower(network, kind))
+
+
+def _place(model: str, kind: str) -> str:
+    """Give the path of a folder, or an id as it is; what can be no id must be a folder (InputError)."""
+    if not model.startswith(("/", "~", ".")):
+        return model
+    folder = Path(model).expanduser()
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"encoder 'transformers_{kind}': no 'config.json' in the folder '{model}'; give a folder that "
+            "save_pretrained wrote, or an id on the hub"
+        )
+    return str(folder)
 
 
 def pretrained(what: str, loader: Any, model: str, revision: str | None, **options: Any) -> Any:
@@ -117,9 +138,15 @@ def prompts_first(tokens: Tokens, prompts: int, place: int) -> Tokens:
 
 
 def width_of(network: Any) -> int:
-    """Give the width of a network's tokens."""
+    """Give the width of a network's tokens; where its settings do not tell, a blank image does."""
     settings = network.config
-    return int(getattr(settings, "hidden_size", 0) or settings.hidden_sizes[-1])
+    told = getattr(settings, "hidden_size", 0) or (getattr(settings, "hidden_sizes", None) or [0])[-1]
+    if told:
+        return int(told)
+    side = getattr(settings, "image_size", 224)
+    with torch.no_grad():
+        output = network.eval()(pixel_values=torch.zeros(1, 3, side, side))
+    return int(output.last_hidden_state.shape[1])
 
 
 def adapt_targets(encoder: Encoder, network: Any) -> None:
@@ -166,7 +193,9 @@ def _tower(network: Any, kind: str) -> Any:
 def _strip(network: Any) -> Any:
     for module in network.modules():
         for name in UNUSED:
-            if name in module._modules or name in module._parameters:
+            part = module._modules.get(name)
+            pools = part is not None and not any(True for _ in part.parameters())  # ResNet's mean
+            if name in module._parameters or (part is not None and not pools):
                 setattr(module, name, None)
     return network
 

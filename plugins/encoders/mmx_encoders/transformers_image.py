@@ -1,6 +1,6 @@
 """Image backbones of Hugging Face transformers as encoders, by id, folder or configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -31,10 +31,11 @@ class TransformersImage(Encoder):
 
     `model`: an id on the hub or a folder; its own image processor prepares the images. Or `config` with
     `model_type` and what differs from that type's defaults; images are then resized to `image_size` and
-    brought to [-1, 1]. `weights`: "hub" (those of `model`), the path of a file, or "none". Of CLIP and SigLIP
-    the vision tower is taken. `summary`: "first" token, "mean" of all, or "auto": what the model pools by
-    itself (CLIP, SigLIP), the class token where there is one, else the mean. ViT, DeiT, DINOv2, CLIP and
-    SigLIP take prompts at their input.
+    normalised as is usual for the type. `mean` and `std` (three numbers each) normalise otherwise.
+    `weights`: "hub" (those of `model`), the path of a file, or "none". Of CLIP and SigLIP the vision tower is
+    taken. `summary`: "first" token, "mean" of all, or "auto": what the model pools by itself (CLIP, SigLIP),
+    the class token where there is one, else the mean. ViT, DeiT, DINOv2, CLIP and SigLIP take prompts at
+    their input.
     """
 
     kind: ClassVar[str] = "image"
@@ -47,11 +48,15 @@ class TransformersImage(Encoder):
         config: Mapping[str, Any] | None = None,
         summary: Summary = "auto",
         revision: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.network = build_network("image", model, weights, config, revision)
         self.width = width_of(self.network)
-        self.processor = _processor(model, getattr(self.network.config, "image_size", 224), revision)
+        self.processor = _processor(model, self.network.config, revision)
+        given = {"image_mean": mean, "image_std": std}
+        self.normalisation = {name: list(numbers) for name, numbers in given.items() if numbers}
         self.rule = summary_rule(self.network, "image", summary)
         self.accepts_prompts = self.network.config.model_type in TAKE_PROMPTS  # type: ignore[misc]
         adapt_targets(self, self.network)
@@ -66,6 +71,7 @@ class TransformersImage(Encoder):
                 do_rescale=False,
                 input_data_format="channels_first",
                 return_tensors="pt",
+                **self.normalisation,
             )["pixel_values"].to(raw.device)
         if prompts is None:
             return tokens_of(self.network(pixel_values=images), None, self.rule)
@@ -89,11 +95,25 @@ def run_with_prompts(network: nn.Module, prompts: Float[Tensor, "batch prompts w
         hook.remove()
 
 
-def _processor(model: str, size: Any, revision: str | None) -> Any:
-    """Give the model's own image processor, or one for a configuration."""
+def _processor(model: str, settings: Any, revision: str | None) -> Any:
+    """Give the model's own image processor, or for a configuration one that normalises as its type does."""
     from transformers import AutoImageProcessor, ViTImageProcessor
 
     if model:
         return pretrained(f"the image processor of '{model}'", AutoImageProcessor, model, revision)
+    size = getattr(settings, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
-    return ViTImageProcessor(size={"height": height, "width": width})
+    own = _usual_processor(settings.model_type.removesuffix("_vision_model"))
+    known = {name: getattr(own, name, None) for name in ("image_mean", "image_std", "resample")}
+    told = {name: value for name, value in known.items() if value is not None}
+    return ViTImageProcessor(size={"height": height, "width": width}, **told)
+
+
+def _usual_processor(model_type: str) -> Any:
+    """Give the image processor that the library has for a type of model, as it is by default; None: none."""
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    names: Any = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
+    kind = getattr(transformers, names.get("torchvision") or "", None)
+    return kind() if kind else None

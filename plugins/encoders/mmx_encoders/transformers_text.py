@@ -1,13 +1,15 @@
 """Text backbones of Hugging Face transformers as encoders, by id, folder or configuration."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmx.contracts import Encoder, Tokens
+from mmx.errors import InputError
 from mmx_encoders.transformers_backbone import (
     FIRST_SUMS_UP,
     LORA_TARGETS,
@@ -28,7 +30,7 @@ class TransformersText(Encoder):
     defaults. `weights`: "hub" (those of `model`), the path of a file, or "none". `summary`: "first" token,
     "mean" of the valid ones (sentence-transformers), or "auto": what the model pools by itself (CLIP), the
     first token where it was trained for it (BERT and its kin), else the mean. BERT and its kin take prompts
-    at their input.
+    at their input, where words are embedded as wide as tokens are.
     """
 
     kind: ClassVar[str] = "text"
@@ -51,12 +53,22 @@ class TransformersText(Encoder):
         self.pad_id = pad_id if pad_id is not None else own or 0
         self.pads_with_end = self.pad_id == getattr(settings, "eos_token_id", None)
         self.rule = summary_rule(self.network, "text", summary)
-        self.accepts_prompts = settings.model_type in FIRST_SUMS_UP  # type: ignore[misc]
+        embedding = getattr(self.network.get_input_embeddings(), "embedding_dim", 0)
+        # ALBERT and small ELECTRAs embed words in fewer numbers than their tokens have.
+        takes = settings.model_type in FIRST_SUMS_UP and embedding == self.width
+        self.accepts_prompts = takes  # type: ignore[misc]
+        self.positions = _positions(self.network)
         adapt_targets(self, self.network)
 
     def forward(self, raw: Tensor, prompts: Any = None) -> Tokens:
         """Encode to [outputs of prompts; summary; tokens]."""
         ids = raw.long()
+        length = ids.shape[1] + (0 if prompts is None else prompts.shape[1])
+        if length > self.positions:
+            raise InputError(
+                f"encoder 'transformers_text': {length} tokens, prompts included, are more than the "
+                f"{self.positions} positions of the network; lower the dataset's text_length"
+            )
         valid = self.valid(ids)
         if prompts is None:
             return tokens_of(self.network(input_ids=ids, attention_mask=valid.long()), valid, self.rule)
@@ -73,3 +85,12 @@ class TransformersText(Encoder):
         if self.pads_with_end:
             padding &= padding.cumsum(dim=1) > 1
         return ~padding | (torch.arange(ids.shape[1], device=ids.device) == 0)
+
+
+def _positions(network: nn.Module) -> int:
+    """Count the tokens that a network with a table of positions can tell apart; no end where it has none."""
+    ends = (".position_embeddings", ".position_embedding")
+    tables = [m for n, m in network.named_modules() if n.endswith(ends) and isinstance(m, nn.Embedding)]
+    # RoBERTa and its kin begin to count after the padding's place.
+    counts = [t.num_embeddings - (0 if t.padding_idx is None else t.padding_idx + 1) for t in tables]
+    return min(counts, default=sys.maxsize)

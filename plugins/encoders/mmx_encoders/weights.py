@@ -1,6 +1,7 @@
 """Where weights come from: the package itself, a file of the user's, or a library's hub."""
 
 import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 from mmx.errors import InputError
 
 Loaded = TypeVar("Loaded")
+
+DICTS = ("state_dict", "model_state_dict", "model")
+"""Under which names training scripts keep the weights beside other things."""
+WRAPPED = "module."
+"""How the names of a model begin that was saved inside DataParallel or DistributedDataParallel."""
 
 
 def load_shipped(module: nn.Module, name: str) -> None:
@@ -29,26 +35,28 @@ def is_offline() -> bool:
 def read_state(path: str) -> dict[str, Tensor]:
     """Read a state dict from safetensors, or from what `torch.save` wrote; code in a file is never run.
 
-    A dict that has the weights under `state_dict` or `model` is opened. Raises InputError.
+    A dict that has the weights under a name of DICTS is opened, and the prefix of a model that was wrapped
+    for several processes is taken off. Raises InputError.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"no weights at '{path}': give the path of a .safetensors file or a state dict")
     try:
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # there is no end of what a damaged or foreign file can raise
         raise InputError(
-            f"cannot read '{path}' as tensors alone ({_first_line(error)}); save the model's state_dict() "
-            "there, best as .safetensors"
+            f"cannot read '{path}' as tensors alone ({_reason(error)}); save the model's state_dict() there, "
+            "best as .safetensors"
         ) from error
-    for key in ("state_dict", "model"):
+    for key in DICTS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"'{path}' holds no state dict: save the model's state_dict() there")
-    return dict(state)
+    wrapped = state and all(name.startswith(WRAPPED) for name in state)
+    return {name.removeprefix(WRAPPED) if wrapped else name: tensor for name, tensor in state.items()}
 
 
 def load_state(
@@ -99,5 +107,13 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(f"'{n}'" for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def _reason(error: Exception) -> str:
+    """Say why torch would not read a file; its own text goes on to advise how to run the code in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors, and code in it is not run, or it is no such file"
+    return _first_line(error)
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said if " " in said else f"{type(error).__name__}: {said}"
