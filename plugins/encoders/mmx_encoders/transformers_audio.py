@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmx.contracts import Encoder, Tokens
 from mmx.errors import InputError
+from mmx_encoders.prompting import prompts_first
 from mmx_encoders.sound import exactly
 from mmx_encoders.transformers_backbone import (
     LORA_TARGETS,
@@ -15,7 +16,6 @@ from mmx_encoders.transformers_backbone import (
     adapt_targets,
     build_network,
     pretrained,
-    prompts_first,
     summary_rule,
     tokens_of,
     width_of,

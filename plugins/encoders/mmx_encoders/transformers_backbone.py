@@ -127,16 +127,6 @@ def masked_mean(
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def prompts_first(tokens: Tokens, prompts: int, place: int) -> Tokens:
-    """Bring `prompts` tokens, the network's last, in front; `place` is where they begin."""
-    own = slice(place, place + prompts)
-
-    def moved(t: Tensor) -> Tensor:
-        return torch.cat([t[:, own], t[:, :place], t[:, place + prompts :]], dim=1)
-
-    return Tokens(moved(tokens.values), moved(tokens.valid))
-
-
 def width_of(network: Any) -> int:
     """Give the width of a network's tokens; where its settings do not tell, a blank image does."""
     settings = network.config

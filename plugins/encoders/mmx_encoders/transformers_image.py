@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmx.contracts import Encoder, Tokens
+from mmx_encoders.prompting import prompts_behind, prompts_first
 from mmx_encoders.transformers_backbone import (
     LORA_TARGETS,
     Summary,
     adapt_targets,
     build_network,
     pretrained,
-    prompts_first,
     summary_rule,
     tokens_of,
     width_of,
@@ -82,17 +82,8 @@ class TransformersImage(Encoder):
 def run_with_prompts(network: nn.Module, prompts: Float[Tensor, "batch prompts width"], **inputs: Any) -> Any:
     """Run a network with prompts behind its own tokens, from its first block on."""
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    blocks = max(lists, key=len)
-
-    def append(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        own, *rest = given
-        return (torch.cat([own, prompts.to(own)], dim=1), *rest), named
-
-    hook = blocks[0].register_forward_pre_hook(append, with_kwargs=True)
-    try:
+    with prompts_behind(max(lists, key=len)[0], prompts):
         return network(**inputs)
-    finally:
-        hook.remove()
 
 
 def _processor(model: str, settings: Any, revision: str | None) -> Any:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from mmx.contracts import Encoder, Tokens
 from mmx.errors import InputError
+from mmx_encoders.prompting import prompts_first
 from mmx_encoders.transformers_backbone import (
     FIRST_SUMS_UP,
     LORA_TARGETS,
     Summary,
     adapt_targets,
     build_network,
-    prompts_first,
     summary_rule,
     tokens_of,
     width_of,
