@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: the models here are small, and threads that wait for each other waste the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-long lint format docs clean setup
+.PHONY: demo test test-long lint format docs site clean setup
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -45,5 +45,9 @@ format: setup  ## Format the code.
 docs: setup  ## Write the generated pages of docs/ anew.
 	$(BIN)/python docs/generate.py
 
+site: setup  ## Build the site of docs/ into site/; a link that leads nowhere is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file .mkdocs.yml
+	@echo "The site: site/index.html"
+
 clean:  ## Remove what the other targets made.
-	rm -rf $(VENV) mlflow.db optuna.db mlartifacts .mmx .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site mlflow.db optuna.db mlartifacts .mmx .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
