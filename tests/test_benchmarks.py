@@ -19,3 +19,11 @@ def test_benchmark_can_be_read_and_its_model_built(path: Path, monkeypatch: pyte
     if "spec" in found:
         spec, bench = found["spec"](), Bench(Registry.load())
         assert bench.procedure(spec, bench.model(spec))
+
+
+def test_the_pipeline_is_measured_with_every_source_of_data(tmp_path: Path) -> None:
+    found = runpy.run_path(str(FOLDER / "pipeline.py"), run_name="benchmark")
+    found["FILES"]["train"] = 4
+    found["write_files"](tmp_path)
+    epochs = found["measure"](Bench(Registry.load()), tmp_path, 0)
+    assert len(epochs) == 4 and all(0 < e.waited < e.seconds for e in epochs.values())
