@@ -16,6 +16,18 @@ from mmx.registry import KINDS, OWN, Offer, Registry, import_class
 from mmx.registry.signature import REQUIRED, options
 
 PLURALS = {"strategy": "Strategies"}
+GUIDES = {
+    "adapter": "[phases](../../sweeps.md#phases), and [LoRA's targets](../../encoders.md)",
+    "dataset": "[Datasets](../../datasets.md)",
+    "encoder": "[Encoders](../../encoders.md)",
+    "fusion": "[Concepts](../../concepts.md)",
+    "method": "[equations, and what is the source's](../../methods.md)",
+    "procedure": "[Concepts](../../concepts.md)",
+    "protocol": "[its definition](../../protocols.md)",
+    "strategy": "[Concepts](../../concepts.md)",
+    "tracker": "[What a run logs](../../metrics.md), and [stores](../../sweeps.md#store)",
+}
+"""Where a kind is written about; `method` is for what has a paper of its own."""
 TAGS = re.compile(r"<(?=\w)")
 
 
@@ -69,6 +81,7 @@ def _lines(offer: Offer, cls: Any) -> Iterator[str]:
     yield f"# {component.name}\n"
     yield f"{component.summary[:1].upper()}{component.summary[1:]}.\n"
     yield from _facts(offer)
+    yield f"More: {GUIDES[_guide(offer)]}.\n"
     if cls is None:
         yield f"Its options cannot be shown here: {offer.lack}.\n"
         return
@@ -78,6 +91,11 @@ def _lines(offer: Offer, cls: Any) -> Iterator[str]:
     if component.paper:
         yield f"\n## Paper\n\n```bibtex\n{component.paper}\n```\n"
         yield "`mmx cite SWEEP` prints the papers of a sweep."
+
+
+def _guide(offer: Offer) -> str:
+    own = offer.component.path.startswith("mmx_strategies") and offer.component.paper
+    return "method" if own else offer.kind
 
 
 def _facts(offer: Offer) -> Iterator[str]:
