@@ -89,7 +89,8 @@ def _sweep(kind: str, component: Component, cls: Any) -> dict[str, Any]:
 
 def _of_encoder(component: Component, cls: Any) -> dict[str, Any]:
     """Pair it with a small encoder of another kind."""
-    named = _named(component.name, MODELS.get(component.name, {}))
+    given = MODELS.get(component.name) or (component.example if lacks_default(cls) else {})
+    named = _named(component.name, given)
     if cls.kind == "vector":
         return TOY | {"encoders": {"m0": named, "m1": named}}
     if cls.kind == "text":
@@ -97,7 +98,7 @@ def _of_encoder(component: Component, cls: Any) -> dict[str, Any]:
         return TOY | {"dataset": data, "encoders": {"image": "tiny_vit", "text": named}, "adapter": "lora"}
     # The recordings of `digits` have 8,000 samples a second.
     rate = {"sample_rate": 8000} if "sample_rate" in options(cls) else {}
-    named = _named(component.name, {**MODELS.get(component.name, {}), **rate})
+    named = _named(component.name, {**given, **rate})
     return DIGITS | {"encoders": DIGITS["encoders"] | {cls.kind: named}, "adapter": "lora"}
 
 
