@@ -46,6 +46,13 @@ SWIN = """@inproceedings{liu2021swin,
   year={2021}
 }"""
 
+TIMM = """@misc{wightman2019timm,
+  title={{PyTorch} Image Models},
+  author={Wightman, Ross},
+  year={2019},
+  howpublished={GitHub repository huggingface/pytorch-image-models}
+}"""
+
 TRANSFORMERS = """@inproceedings{wolf2020transformers,
   title={Transformers: State-of-the-Art Natural Language Processing},
   author={Wolf, Thomas and Debut, Lysandre and Sanh, Victor and others},
@@ -119,6 +126,14 @@ def register_encoders() -> list[Component]:
             paper="\n".join([RESNET, MOBILENETS, CONVNEXT, SWIN, VIT]),
             requires=("torchvision",),
             example={"model": "mobilenet_v3_small", "weights": "none", "size": 64},
+        ),
+        Component(
+            "timm",
+            "mmx_encoders.timm_image:TimmImage",
+            summary="any image network of timm by name; `pip install 'mmx[timm]'`",
+            paper=TIMM,
+            requires=("timm",),
+            example={"model": "test_vit", "weights": "none", "size": 32},
         ),
         Component(
             "transformers_image",

@@ -85,7 +85,7 @@ def from_hub(what: str, load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except (OSError, RuntimeError) as error:  # no network is an OSError, a broken download a RuntimeError
-        asked = "hubs are not asked (offline)" if is_offline() else _first_line(error)
+        asked = "hubs are not asked (offline)" if is_offline() else first_line(error)
         raise InputError(
             f"the weights of {what} cannot be had from the hub: {asked}; connect once so that they are kept "
             "on this machine, or give a file: weights: PATH"
@@ -111,9 +111,9 @@ def _reason(error: Exception) -> str:
     """Say why torch would not read a file; its own text goes on to advise how to run the code in it."""
     if isinstance(error, pickle.UnpicklingError):
         return "it holds more than tensors, and code in it is not run, or it is no such file"
-    return _first_line(error)
+    return first_line(error)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     return said if " " in said else f"{type(error).__name__}: {said}"
