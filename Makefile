@@ -46,7 +46,7 @@ docs: setup  ## Write the generated pages of docs/ anew.
 	$(BIN)/python docs/generate.py
 
 site: setup  ## Build the site of docs/ into site/; a link that leads nowhere is an error.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file .mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file .mkdocs.yml
 	@echo "The site: site/index.html"
 
 clean:  ## Remove what the other targets made.

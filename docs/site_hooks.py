@@ -6,7 +6,7 @@ from typing import Any
 from component_pages import component_pages
 from mkdocs.structure.files import File, Files
 from site_equations import fence
-from site_text import PAGES, ROOT, indent_lists, place, relink, show, targets
+from site_text import PAGES, ROOT, indent_lists, place, plain_pipes, relink, show, targets
 
 COMPONENT_ROW = re.compile(r"^\| `([^`|]+)` \|", re.MULTILINE)
 SECTION = re.compile(r"^## (\w+)$", re.MULTILINE)
@@ -65,7 +65,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if origin is None:
         return indent_lists(markdown)
     base = f"{origin}/files" if (ROOT / origin).is_dir() else origin
-    return indent_lists(relink(base, here, markdown))
+    return indent_lists(plain_pipes(relink(base, here, markdown)))
 
 
 def _link_components(markdown: str) -> str:

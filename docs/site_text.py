@@ -11,6 +11,7 @@ PAGES = {"README.md": "quickstart.md", "CONTRIBUTING.md": "contributing.md", "CH
 STATIC = {".svg", ".png", ".html", ".css"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
 LINK = re.compile(r"(?<=\]\()(?!https?://|mailto:|#)([^)\s#]+)")
+CODE = re.compile(r"`[^`]+`")
 FENCE = re.compile(r"^ *(`{3,})")
 ITEM = re.compile(r"^( *)([-*+]|\d+\.) +(?=\S)")
 
@@ -46,6 +47,15 @@ def _from_root(path: str, target: str) -> str:
 def plain_lines(text: str) -> Iterator[str]:
     """Give the lines outside of code."""
     return (line for line, code in _with_code(text.splitlines()) if not code)
+
+
+def plain_pipes(text: str) -> str:
+    """Write `|` in a table's code as it is: only the repository page needs the backslash before it."""
+
+    def code(match: re.Match[str]) -> str:
+        return match[0].replace(r"\|", "|")
+
+    return _outside_fences(text, lambda line: CODE.sub(code, line) if line.startswith("|") else line)
 
 
 def _outside_fences(text: str, change: Callable[[str], str]) -> str:
