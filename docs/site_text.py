@@ -13,6 +13,7 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
 LINK = re.compile(r"(?<=\]\()(?!https?://|mailto:|#)([^)\s#]+)")
 CODE = re.compile(r"`[^`]+`")
 FENCE = re.compile(r"^ *(`{3,})")
+NAMED = re.compile(r"\[(?:\.\./|docs/)*(\w+)\.md\]\(")
 ITEM = re.compile(r"^( *)([-*+]|\d+\.) +(?=\S)")
 
 
@@ -32,12 +33,12 @@ def targets(path: str, text: str) -> set[str]:
 
 
 def relink(path: str, here: str, text: str) -> str:
-    """Make links of a file at `path` right for a page at `here`."""
+    """Make links of a file at `path` right for a page at `here`; `[sweeps.md](…)` reads "sweeps" there."""
 
     def moved(match: re.Match[str]) -> str:
         return posixpath.relpath(place(_from_root(path, match[1])), posixpath.dirname(here) or ".")
 
-    return _outside_fences(text, lambda line: LINK.sub(moved, line))
+    return _outside_fences(text, lambda line: NAMED.sub(r"[\1](", LINK.sub(moved, line)))
 
 
 def _from_root(path: str, target: str) -> str:
@@ -82,10 +83,11 @@ def indent_lists(text: str) -> str:
     """
     columns: list[int] = []
     out: list[str] = []
-    blank = True
+    blank, inset = True, False  # inset: code by four spaces, which has no fence
     for line, code in _with_code(text.splitlines()):
         width = len(line) - len(line.lstrip())
-        item = None if code else ITEM.match(line)
+        inset = width >= 4 and (inset or (blank and not columns))
+        item = None if code or inset else ITEM.match(line)
         if not line.strip():
             out.append("")
         else:

@@ -73,10 +73,20 @@ def test_list_begins_after_a_blank_line() -> None:
     assert module("site_text").indent_lists("Two:\n- a\n- b") == "Two:\n\n- a\n- b"
 
 
+def test_dash_in_indented_code_begins_no_list() -> None:
+    text = "As here:\n\n    phases:\n      - one\n      - two"
+    assert module("site_text").indent_lists(text) == text
+
+
 def test_link_out_of_the_pages_leads_to_a_page_that_shows_the_file() -> None:
     text = "[u](../sweeps/u2a.yaml) [r](../README.md#a)"
     linked = module("site_text").relink("docs/methods.md", "methods.md", text)
     assert linked == "[u](source/sweeps/u2a.yaml.md) [r](quickstart.md#a)"
+
+
+def test_link_that_is_named_like_its_file_loses_the_ending() -> None:
+    linked = module("site_text").relink("README.md", "quickstart.md", "[docs/sweeps.md](docs/sweeps.md#run)")
+    assert linked == "[sweeps](sweeps.md#run)"
 
 
 def test_link_in_code_is_left_alone() -> None:
