@@ -93,6 +93,10 @@ class DataCard:
     sizes: Mapping[str, int] = field(default_factory=dict)
     checksums: Mapping[str, str] = field(default_factory=dict)
     natural_missing: str = "none"
+    modalities: Mapping[str, str] = field(default_factory=dict)
+    """Modality name to kind; empty: as the class says."""
+    splits: str = ""
+    """Which papers use which split."""
 
 
 class Dataset(ABC):

@@ -60,18 +60,34 @@ def info(
 
     registry = Registry.load()
     facts: dict[str, Any] = describe(registry, "dataset", name)
-    card = import_class(registry.find("dataset", name)).card  # type: ignore[attr-defined]
-    facts["card"] = asdict(card) if card else None
+    source = _described(import_class(registry.find("dataset", name)))
+    facts["card"] = source.card and asdict(source.card)
+    if source.card and not source.card.modalities:
+        facts["card"]["modalities"] = dict(getattr(source, "modalities", {}))
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return 0
     typer.echo(f"{facts['name']}: {facts['summary']}")
     for key, value in (facts["card"] or {}).items():
-        if value:
-            typer.echo(f"  {key}: {value}")
+        told = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        if told or key == "checksums":
+            typer.echo(f"  {key}: {told or 'none known'}")
     for option in facts["parameters"]:
         typer.echo(f"  option {option['name']}: {option['type']} = {option['default']}")
     return 0
+
+
+def _described(cls: Any) -> Any:
+    """Give what has the card: the class, or its object without options where only objects have one."""
+    from mmx.errors import InputError
+    from mmx.registry.signature import bind, construct
+
+    if cls.card is not None or bind(cls, {}, "", cls.__name__)[1]:
+        return cls
+    try:
+        return construct(cls, {}, {})
+    except InputError:  # its data is not there, say
+        return cls
 
 
 @app.command("prepare")

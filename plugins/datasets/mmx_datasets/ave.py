@@ -22,8 +22,9 @@ from mmx_datasets.reading import Entry
 
 LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 CARD = DataCard(
-    description="Ten-second clips with an event that can be seen and heard, 28 classes. Splits: the "
-    "published lists; which papers hold to them is not known in every case",
+    description="Ten-second clips with an event that can be seen and heard, 28 classes",
+    splits="the published lists; which papers hold to them is not known in every case",
+    modalities={"audio": "audio", "visual": "video or image"},
     source="github.com/YapengTian/AVE-ECCV18",
     licence="not stated by the publishers; the films belong to those who uploaded them",
     citation=AVE_PAPER,

@@ -22,8 +22,9 @@ MODES = {"train": "train", "valid": "val", "test": "test"}
 COLUMNS = ("video_id", "clip_id", "text", "label", "mode")
 LICENCE = "not stated with MMSA's copy; the films belong to those who uploaded them"
 MOSI_CARD = DataCard(
-    description="2,199 opinion clips from 93 films, sentiment from -3 to 3. Splits: 1,284/229/686 in MMSA "
-    "and in MulT; another feature release has 1,447 and 752",
+    description="2,199 opinion clips from 93 films, sentiment from -3 to 3",
+    splits="1,284/229/686 in MMSA and in MulT; another feature release has 1,447 and 752",
+    modalities={"text": "text", "audio": "audio", "visual": "video"},
     source="github.com/thuiar/MMSA (raw data); multicomp.cs.cmu.edu",
     licence=LICENCE,
     citation=CMU_MOSI_PAPER,
@@ -31,8 +32,9 @@ MOSI_CARD = DataCard(
     natural_missing="none known",
 )
 MOSEI_CARD = DataCard(
-    description="22,856 opinion clips of more than 1,000 speakers, sentiment from -3 to 3. Splits: "
-    "16,326/1,871/4,659 in MMSA and in MulT",
+    description="22,856 opinion clips of more than 1,000 speakers, sentiment from -3 to 3",
+    splits="16,326/1,871/4,659 in MMSA and in MulT",
+    modalities={"text": "text", "audio": "audio", "visual": "video"},
     source="github.com/thuiar/MMSA (raw data); multicomp.cs.cmu.edu",
     licence=LICENCE,
     citation=CMU_MOSEI_PAPER,

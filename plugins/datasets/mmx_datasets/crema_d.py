@@ -25,8 +25,9 @@ from mmx_datasets.reading import Entry
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 """In the order of OGM-GE's code."""
 CARD = DataCard(
-    description="Twelve sentences in six emotions by 91 actors, 7,442 clips with face and voice. "
-    "Splits: OGM-GE and MLA use random clips, 6,698 and 744; U2A's is not known",
+    description="Twelve sentences in six emotions by 91 actors, 7,442 clips with face and voice",
+    splits="OGM-GE and MLA use random clips, 6,698 and 744; U2A's is not known",
+    modalities={"audio": "audio", "visual": "video or image"},
     source="github.com/CheyneyComputerScience/CREMA-D",
     licence="Open Database License 1.0; contents under the Database Contents License",
     citation=CREMA_D_PAPER,

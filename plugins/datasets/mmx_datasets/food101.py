@@ -22,9 +22,10 @@ from mmx_datasets.reading import Entry
 
 VALIDATION = ("val", "dev", "valid")
 CARD = DataCard(
-    description="Photos of dishes with the titles of their web pages, 101 classes; labels are noisy. Splits: "
-    "missing-aware prompts (and methods compared with it) 61,142/6,846/22,716 by split.json; MLA 62,970 and "
-    "22,714; QMF 22,715 in test",
+    description="Photos of dishes with the titles of their web pages, 101 classes; labels are noisy",
+    splits="missing-aware prompts (and methods compared with it) 61,142/6,846/22,716 by split.json; MLA "
+    "62,970 and 22,714; QMF 22,715 in test",
+    modalities={"image": "image", "text": "text"},
     source="visiir.isir.upmc.fr (UPMC), or its copy kaggle.com/datasets/gianmarco96/upmcfood101",
     licence="not stated by the publishers; photos and titles belong to the pages that they stood on",
     citation=FOOD101_PAPER,

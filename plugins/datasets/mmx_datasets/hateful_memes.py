@@ -22,9 +22,10 @@ LISTS = {
     "test": ("test_seen.jsonl", "test.jsonl"),
 }
 CARD = DataCard(
-    description="10,000 memes, picture and text, hateful or not; benign twins make either alone useless. "
-    "Splits: train, dev and test_seen, in missing-aware prompts and the methods compared with it; the "
+    description="10,000 memes, picture and text, hateful or not; benign twins make either alone useless",
+    splits="train, dev and test_seen, in missing-aware prompts and the methods compared with it; the "
     "measure is AUROC",
+    modalities={"image": "image", "text": "text"},
     source="Facebook AI (Meta), hatefulmemeschallenge.com; by agreement",
     licence="Hateful Memes Challenge dataset licence agreement: research only, no copies to others",
     citation=HATEFUL_MEMES_PAPER,

@@ -26,8 +26,10 @@ SESSIONS = {"train": (1, 2, 3), "val": (4,), "test": (5,)}
 RATED = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t")
 SAID = re.compile(r"^(\S+) \[[\d.]+-[\d.]+\]:\s*(.*)$")
 CARD = DataCard(
-    description="Conversations of ten actors in five sessions, 5,531 utterances in 4 classes. Splits: here "
-    "by sessions; MLA deals out at random, 3,318 and 1,107; leaving one session out in turn is common too",
+    description="Conversations of ten actors in five sessions, 5,531 utterances in 4 classes",
+    splits="here by sessions; MLA deals out at random, 3,318 and 1,107; leaving one session out in turn is "
+    "common too",
+    modalities={"text": "text", "audio": "audio"},
     source="sail.usc.edu/iemocap; by agreement",
     licence="IEMOCAP release form: research only, no copies to others",
     citation=IEMOCAP_PAPER,

@@ -21,8 +21,10 @@ from mmx_datasets.reading import Entry
 
 CLASSES = 31
 CARD = DataCard(
-    description="Ten-second clips of actions that can be seen and heard, 31 classes. Splits: OGM-GE's lists, "
-    "14,799 and 2,597 clips; MLA's are not released; Arandjelovic and Zisserman have 34 classes",
+    description="Ten-second clips of actions that can be seen and heard, 31 classes",
+    splits="OGM-GE's lists, 14,799 and 2,597 clips; MLA's are not released; Arandjelovic and Zisserman "
+    "have 34 classes",
+    modalities={"audio": "audio", "visual": "video or image"},
     source="Kinetics-400 (github.com/cvdfoundation/kinetics-dataset), with the lists in data/KineticSound of "
     "github.com/GeWu-Lab/OGM-GE_CVPR2022",
     licence="annotations CC BY 4.0 (Kinetics-400); the films belong to those who uploaded them",

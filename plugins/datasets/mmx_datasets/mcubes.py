@@ -26,8 +26,9 @@ from mmx_datasets.reading import Entry
 MATERIALS = 20
 LEAST_SHARE = 0.01
 CARD = DataCard(
-    description="500 street scenes in colour, polarisation and near infrared, 20 materials. Splits: the "
-    "published one, 302/96/102, in CMNeXt and in Reza and others, who segment",
+    description="500 street scenes in colour, polarisation and near infrared, 20 materials",
+    splits="the published one, 302/96/102, in CMNeXt and in Reza and others, who segment",
+    modalities=dict.fromkeys(("rgb", "aolp", "dolp", "nir"), "image"),
     source="github.com/kyotovision-public/multimodal-material-segmentation",
     licence="not known here; see the publishers' page",
     citation=MCUBES_PAPER,

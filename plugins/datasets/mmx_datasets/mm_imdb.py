@@ -27,9 +27,10 @@ GENRES = (
     "Western", "Sport", "Short", "Film-Noir",
 )  # fmt: skip
 CARD = DataCard(
-    description="Posters and plots of 25,959 films, 23 genres, several a film. Splits: the published one, "
-    "15,552/2,608/7,799, in missing-aware prompts and the methods compared with it; SMIL too uses this "
-    "dataset",
+    description="Posters and plots of 25,959 films, 23 genres, several a film",
+    splits="the published one, 15,552/2,608/7,799, in missing-aware prompts and the methods compared "
+    "with it; SMIL too uses this dataset",
+    modalities={"image": "image", "text": "text"},
     source="archive.org/download/mmimdb (code: github.com/johnarevalo/gmu-mmimdb)",
     licence="not stated by the publishers; posters and plots belong to IMDb and their makers",
     citation=MM_IMDB_PAPER,

@@ -25,8 +25,9 @@ from mmx_datasets.reading import Entry
 SENTIMENTS = ("negative", "neutral", "positive")
 LISTS = {"train": "train.jsonl", "val": "dev.jsonl", "test": "test.jsonl"}
 CARD = DataCard(
-    description="Tweets with a photo and their sentiment, 3 classes. Splits: QMF and MLA 1,555/518/519 (MLA "
-    "leaves the 518 unused)",
+    description="Tweets with a photo and their sentiment, 3 classes",
+    splits="QMF and MLA 1,555/518/519 (MLA leaves the 518 unused)",
+    modalities={"image": "image", "text": "text"},
     source="mcrlab.net/research/mvsa-sentiment-analysis-on-multi-view-social-data; the lists in "
     "text-image-classification/datasets/MVSA_Single of github.com/QingyangZhang/QMF",
     licence="not stated by the publishers; tweets belong to those who wrote them",

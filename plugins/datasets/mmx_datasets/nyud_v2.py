@@ -20,8 +20,9 @@ from mmx_datasets.papers import NYUD_PAPER
 from mmx_datasets.reading import Entry, Half
 
 CARD = DataCard(
-    description="Rooms in colour and depth, 10 kinds of scenes. Splits: the folders train and test, in QMF; "
-    "CMNeXt and Reza and others segment 40 classes instead",
+    description="Rooms in colour and depth, 10 kinds of scenes",
+    splits="the folders train and test, in QMF; CMNeXt and Reza and others segment 40 classes instead",
+    modalities={"rgb": "image", "depth": "image"},
     source="cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html; the images side by side: links in "
     "github.com/QingyangZhang/QMF",
     licence="not stated by the publishers",

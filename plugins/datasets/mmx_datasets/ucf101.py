@@ -24,8 +24,9 @@ from mmx_datasets.reading import Entry
 
 LISTS = Path("ucfTrainTestlist")
 CARD = DataCard(
-    description="13,320 clips of 101 actions, with TV-L1 optical flow. Splits: split 1 of 3, 9,537 and "
-    "3,783; BalanceBenchmark uses RGB and flow, its split is not known here",
+    description="13,320 clips of 101 actions, with TV-L1 optical flow",
+    splits="split 1 of 3, 9,537 and 3,783; BalanceBenchmark uses RGB and flow, its split is not known here",
+    modalities={"rgb": "video or image", "flow": "video or image"},
     source="crcv.ucf.edu/data/UCF101.php; frames and flow: github.com/feichtenhofer/twostreamfusion",
     licence="not stated by the publishers; the films belong to those who uploaded them",
     citation=UCF101_PAPER,
