@@ -23,7 +23,7 @@ GUIDES = {
     "fusion": "[Concepts](../../concepts.md)",
     "method": "[equations, and what is the source's](../../methods.md)",
     "procedure": "[Concepts](../../concepts.md)",
-    "protocol": "[its definition](../../protocols.md)",
+    "protocol": "[its definition](../../protocols.md#{name})",
     "strategy": "[Concepts](../../concepts.md)",
     "tracker": "[What a run logs](../../metrics.md), and [stores](../../sweeps.md#store)",
 }
@@ -81,7 +81,7 @@ def _lines(offer: Offer, cls: Any) -> Iterator[str]:
     yield f"# {component.name}\n"
     yield f"{component.summary[:1].upper()}{component.summary[1:]}.\n"
     yield from _facts(offer)
-    yield f"More: {GUIDES[_guide(offer)]}.\n"
+    yield f"More: {GUIDES[_guide(offer)].format(name=component.name)}.\n"
     if cls is None:
         yield f"Its options cannot be shown here: {offer.lack}.\n"
         return
