@@ -30,6 +30,8 @@ from mmx.protocols import Protocol
 from mmx.tasks import Task
 from mmx.types import (
     Batch,
+    Begun,
+    Input,
     Logits,
     Modality,
     Pattern,
@@ -45,12 +47,14 @@ __all__ = [
     "HEADS",
     "Adapter",
     "Batch",
+    "Begun",
     "DataCard",
     "Dataset",
     "Encoder",
     "EncoderFacts",
     "Filled",
     "Fusion",
+    "Input",
     "Logits",
     "Modality",
     "Model",
@@ -135,6 +139,16 @@ class Encoder(nn.Module, ABC):
     """How many layers take prompts of their own (`Prompts`); 0: only plain ones at the input."""
     width: int
     """Width of its tokens."""
+    depth: int = 0
+    """Into how many stages `advance` cuts it; 0: it only runs as a whole."""
+
+    def advance(self, state: Tensor | Tokens, start: int, stop: int) -> Tokens:
+        """Run the stages from `start` to before `stop`: raw input at 0, what the one before gave elsewhere.
+
+        All of them are `forward` without prompts. Tokens between two stages are as wide as the author likes.
+        So what does not train is encoded once (see `training.frozen_cache_gigabytes`).
+        """
+        raise InputError(f"encoder {type(self).__name__} cannot be cut into stages")
 
     def class_embedding(self) -> Float[Tensor, " width"] | None:
         """Give what enters as the class token, its position included; None where there is none."""

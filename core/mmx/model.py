@@ -6,7 +6,7 @@ only tokens, with zeros where something is absent or hidden.
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmx.contracts import (
     Adapter,
     Batch,
+    Begun,
     Encoder,
     Fusion,
+    Input,
     Logits,
     Modality,
     Output,
@@ -70,19 +72,19 @@ class MultimodalModel(nn.Module):
         return self.decode(restrict(tokens, visible), visible, tokens if self.training else None)
 
     def encode(
-        self, inputs: Mapping[Modality, Tensor], presence: Presence, pattern: Presence
+        self, inputs: Mapping[Modality, Input], presence: Presence, pattern: Presence
     ) -> dict[Modality, Tokens]:
         """Encode what is present; by `pattern`, a presence too, prompts and adapters are chosen."""
         return {m: self._encode_modality(m, inputs[m], presence[m], pattern) for m in self.modalities}
 
-    def _encode_modality(self, m: Modality, raw: Tensor, present: Tensor, pattern: Presence) -> Tokens:
+    def _encode_modality(self, m: Modality, raw: Input, present: Tensor, pattern: Presence) -> Tokens:
         rows = None if bool(present.all()) else present.nonzero()[:, 0]
         if rows is not None and len(rows) == 0:
             width = torch.zeros(len(present), 0, self.width, device=raw.device)
             return Tokens(width, width.new_zeros(width.shape[:2], dtype=torch.bool))
         arguments = self._prompt_arguments(m, pattern, rows)
         self._select(m, pattern if rows is None else {n: there[rows] for n, there in pattern.items()})
-        values, valid = self.encoders[m](raw if rows is None else raw[rows], **arguments)
+        values, valid = self._run_encoder(m, raw if rows is None else raw[rows], arguments)
         values = self.projectors[m](values)
         if rows is None:
             return Tokens(values, valid)
@@ -91,6 +93,13 @@ class MultimodalModel(nn.Module):
             values.new_zeros(size).index_copy(0, rows, values),
             valid.new_zeros(size[:2]).index_copy(0, rows, valid),
         )
+
+    def _run_encoder(self, m: Modality, raw: Input, arguments: Mapping[str, Any]) -> Tokens:
+        """Run an encoder, or what is left of it to do."""
+        if not isinstance(raw, Begun):
+            return self.encoders[m](raw, **arguments)
+        encoder = cast(Encoder, self.encoders[m])
+        return raw.tokens if raw.stage is None else encoder.advance(raw.tokens, raw.stage, encoder.depth)
 
     def _prompt_arguments(self, m: Modality, pattern: Presence, rows: Tensor | None) -> dict[str, Any]:
         prompts = self.strategy.prompts(m, pattern)

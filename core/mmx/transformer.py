@@ -85,12 +85,14 @@ class Transformer(nn.Module):
 
         A plain tensor (batch, prompts, width) is input-level prompts of the first layer.
         """
+        if prompts is None:
+            return self.advance(x, 0, len(self.blocks), valid)
         if isinstance(prompts, Tensor):
             prompts = Prompts(prompts[:, None])
         front = 0  # how many prompt tokens stand before x's own
         for layer, block in enumerate(self.blocks):
             extra = None
-            if prompts is not None and layer < prompts.values.shape[1]:
+            if layer < prompts.values.shape[1]:
                 here = prompts.values[:, layer]
                 if prompts.level == "input":
                     x, front = torch.cat([here, x], dim=1), front + here.shape[1]
@@ -98,6 +100,18 @@ class Transformer(nn.Module):
                     extra = here
             x = block(x, _mask(x, valid, front, extra, prompts), extra)
         return self.norm(x)
+
+    def advance(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        start: int,
+        stop: int,
+        valid: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Run the blocks from `start` to before `stop`, and the final norm after the last one."""
+        for block in list(self.blocks)[start:stop]:
+            x = block(x, _mask(x, valid, 0, None, None))
+        return self.norm(x) if stop == len(self.blocks) else x
 
 
 def _mask(

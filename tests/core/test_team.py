@@ -161,9 +161,11 @@ def widened(plugin: Path) -> Registry:
 @pytest.fixture(scope="module")
 def helpers(plugin: Path) -> Iterator[Helpers]:
     """Two processes a trial; starting the other one takes seconds, so all tests share it."""
-    found = Helpers(2, [CPU], [plugin])
-    yield found
-    found.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(plugin.parent))
+        found = Helpers(2, [CPU], [plugin])
+        yield found
+        found.close()
 
 
 @pytest.fixture
@@ -236,6 +238,7 @@ ALIKE: dict[str, dict[str, Any]] = {
     "an adapter that looks at gradients": {"adapter": "noting"},
     "phases, the last with a teacher": {**LATE, "training.phases": PHASES},
     "rows read from disk by each": {"dataset.name": "on_disk", "training.batch_size": 5},
+    "encoded before": {"adapter": "frozen", "training.frozen_cache_gigabytes": 1},
     "rows read by loaders": {"dataset.name": "on_disk", "training.loader_workers": 1},
 }
 

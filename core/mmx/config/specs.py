@@ -53,6 +53,9 @@ class TrainingSpec:
     """Epochs without a better monitor before training stops; 0: never."""
     loader_workers: int = 0
     """Processes that load batches of datasets which do not fit in memory."""
+    frozen_cache_gigabytes: float = 0.0
+    """Disk for what frozen encoders, and frozen first stages, make of each sample; 0: encode every time.
+    How much it is matters to no number; whether there is any does to their last digits."""
     phases: tuple[PhaseSpec, ...] = ()
     """Stages that follow each other; none: one stage, as the trial says."""
 
@@ -133,11 +136,18 @@ class TrialSpec:
     @cached_property
     def point(self) -> str:
         """Content hash of all that numbers depend on but the seed; key order does not matter."""
-        content = self.to_dict()
+        content = self.numbers()
         del content["seed"]
+        return digest(content)
+
+    def numbers(self) -> dict[str, Any]:
+        """Give, as plain data, what its numbers depend on."""
+        content = self.to_dict()
         for training in (content["training"], *(p["training"] for p in content["training"]["phases"])):
             training.pop("loader_workers", None)
-        return digest(content)
+            if training.pop("frozen_cache_gigabytes", 0):
+                training["frozen_cache"] = True
+        return content
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from mmx.runs import StoredRun
 from mmx.scores import Score
 from mmx.trial import SPLITS, Bench
 from mmx.trial.bench import build_protocol
+from mmx.trial.encoded import open_split
 from mmx.trial.figures import curves_of, drawn_masks, patterns_of
 
 STORED, MODEL = "stored predictions", "the model"
@@ -118,7 +119,7 @@ def _model(run: StoredRun, split: str, registry: Registry, device: torch.device)
 
     def predict() -> Predictions:
         model = run.model(bench).to(device)
-        opened = bench.split(run.spec, split)
+        opened = open_split(run.spec, bench, model, split, device)
         return predict_patterns(model, opened, device, max(256, training.batch_size), training.loader_workers)
 
     return _Source(MODEL, bench.modalities(run.spec), bench.dataset(run.spec.dataset).task, predict)

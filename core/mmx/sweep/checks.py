@@ -105,6 +105,7 @@ def _check_training(training: TrainingSpec, key: str, faults: list[Fault]) -> No
         "gradient_clip": (training.gradient_clip >= 0, "0 or more"),
         "patience": (training.patience >= 0, "0 or more"),
         "loader_workers": (training.loader_workers >= 0, "0 or more"),
+        "frozen_cache_gigabytes": (training.frozen_cache_gigabytes >= 0, "0 or more"),
         "precision": (training.precision in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
     }
     for name, (holds, rule) in checks.items():

@@ -29,6 +29,8 @@ def flat_parameters(spec: TrialSpec) -> dict[str, str]:
     flat |= _named("missing.protocol", content["missing"].pop("protocol"))
     flat |= dict(_leaves("missing", content["missing"]))
     flat |= {f"training.phases.{i}": _told(p) for i, p in enumerate(content["training"].pop("phases"))}
+    if not content["training"]["frozen_cache_gigabytes"]:
+        del content["training"]["frozen_cache_gigabytes"]
     flat |= dict(_leaves("training", content["training"]))
     return {**flat, "seed": str(spec.seed)}
 

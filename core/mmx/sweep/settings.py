@@ -31,7 +31,8 @@ def settings_of(plan: Plan) -> Settings:
     for cell in plan.cells:
         for key, value in flat_parameters(cell.spec).items():
             if key not in ("seed", "training.loader_workers"):
-                found.setdefault(key, set()).add(value)
+                told = "any" if key == "training.frozen_cache_gigabytes" else value
+                found.setdefault(key, set()).add(told)
         for path, tuned in cell.raw.tune.items():
             told = json.dumps({k: v for k, v in tuned.items() if k != "when"}, sort_keys=True)
             found.setdefault(f"search.tune.{path}", set()).add(told)

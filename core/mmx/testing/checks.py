@@ -18,6 +18,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         encoders.encoder_gives_valid_finite_tokens,
         encoders.encoder_treats_rows_apart,
         encoders.encoder_takes_the_prompts_that_it_says,
+        encoders.encoder_comes_in_stages,
         encoders.encoder_moves_under_lora,
         encoders.encoder_trains_everywhere,
         encoders.encoder_is_a_function_of_its_state,

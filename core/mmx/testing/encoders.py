@@ -58,6 +58,16 @@ def encoder_takes_the_prompts_that_it_says(registry: Registry, offer: Offer) -> 
         assert sets.grad is not None and bool((sets.grad.abs().sum(dim=(0, 2, 3)) > 0).all())
 
 
+def encoder_comes_in_stages(registry: Registry, offer: Offer) -> None:
+    """Where it is cut into stages, they give the same tokens as the whole, wherever one stops between."""
+    encoder, raw = _encoder(registry, offer)
+    with torch.no_grad():
+        whole = encoder(raw)
+        for stage in range(1, encoder.depth):
+            rest = encoder.advance(encoder.advance(raw, 0, stage), stage, encoder.depth)
+            assert torch.equal(rest.values, whole.values) and torch.equal(rest.valid, whole.valid)
+
+
 def encoder_moves_under_lora(registry: Registry, offer: Offer) -> None:
     """LoRA at the author's targets changes the output in training and in evaluation, and starts at none."""
     encoder, raw = _encoder(registry, offer)

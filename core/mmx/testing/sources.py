@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 
 from mmx.contracts import Dataset, Presence, Tracker, TrialRecord
 from mmx.data import Split
@@ -44,7 +45,8 @@ def dataset_samples_fit_their_description(registry: Registry, offer: Offer) -> N
         split = Split(dataset, name, tuple(dataset.modalities))
         batch = split.batch(torch.arange(min(8, len(split))), split.natural)
         assert set(batch.inputs) == set(dataset.modalities)
-        assert all(bool(torch.isfinite(t.float()).all()) for t in batch.inputs.values())
+        for raw in batch.inputs.values():
+            assert isinstance(raw, Tensor) and bool(torch.isfinite(raw.float()).all())
         logits = torch.zeros(len(batch.ids), dataset.task.out)
         assert bool(torch.isfinite(dataset.task.loss(logits, batch.target)))
 

@@ -1,7 +1,7 @@
 """The small world in which components are tried: made-up data, encoders that take prompts or do not."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from mmx.contracts import (
     Encoder,
     EncoderFacts,
     Fusion,
+    Modality,
     Presence,
     Sample,
     Strategy,
@@ -188,8 +189,9 @@ class Rows(Dataset):
     def split(self, name: str) -> list[Sample]:
         """Give the samples."""
         batch = batch_of({m: [1] * 7 for m in self.modalities})
+        inputs = cast(dict[Modality, Tensor], batch.inputs)
         return [
-            Sample(f"{name}{i}", {m: batch.inputs[m][i] for m in self.modalities}, int(batch.target[i]))
+            Sample(f"{name}{i}", {m: inputs[m][i] for m in self.modalities}, int(batch.target[i]))
             for i in range(7)
         ]
 

@@ -14,6 +14,7 @@ from mmx.model import MultimodalModel
 from mmx.team import ALONE
 from mmx.train import OnEpoch
 from mmx.trial.bench import SPLITS, Bench, monitor_of
+from mmx.trial.encoded import open_split
 from mmx.trial.figures import Outcome, curves_of, summarise, tell
 from mmx.trial.helpers import Helpers
 from mmx.trial.phases import Stage, train_in_phases
@@ -84,7 +85,7 @@ def _evaluate_split(
     outcome: Outcome,
 ) -> Predictions:
     """Predict every pattern of a split; the test split's figures are the result, validation's only select."""
-    split = bench.split(spec, name)
+    split = open_split(spec, bench, model, name, device)
     predictions = evaluate.predict_patterns(model, split, device, batch_size, spec.training.loader_workers)
     if not all(_finite(predictions, pattern) for pattern in predictions.outputs):
         raise TrialError(f"predictions on the {name} split are NaN or infinite; lower training.learning_rate")

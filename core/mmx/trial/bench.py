@@ -16,7 +16,7 @@ from mmx.errors import DataError, InputError, MmxError
 from mmx.model import MultimodalModel
 from mmx.protocols import Protocol
 from mmx.registry import Registry
-from mmx.registry.signature import construct
+from mmx.registry.signature import construct, parameters
 from mmx.train import Monitor
 from mmx.trial.checkpoint import Checkpoint
 from mmx.trial.code import phase_keys
@@ -115,6 +115,10 @@ class Bench:
     def protocol(self, spec: TrialSpec) -> Protocol:
         """Build the trial's protocol."""
         return build_protocol(self.registry, spec.missing, self.modalities(spec))
+
+    def takes_teacher(self, spec: TrialSpec) -> bool:
+        """Tell whether the trial's procedure asks for the model that the phase before left."""
+        return "teacher" in parameters(self.registry.load_class("procedure", spec.procedure.name))
 
     def procedure(
         self, spec: TrialSpec, model: MultimodalModel, teacher: MultimodalModel | None = None

@@ -6,12 +6,13 @@ version starts over, since half a training of one and half of another are a trai
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from mmx.config import TrialSpec, digest
 from mmx.registry import Registry
@@ -39,8 +40,8 @@ def phase_keys(spec: TrialSpec, registry: Registry, device: torch.device) -> lis
 
 def _content(spec: TrialSpec) -> dict[str, object]:
     """Give what a phase's result depends on; how it is evaluated is no part of it."""
-    content = spec.to_dict()
-    del content["missing"]["eval"], content["training"]["loader_workers"]
+    content = spec.numbers()
+    del content["missing"]["eval"]
     return content
 
 
@@ -51,10 +52,19 @@ def code_digest(spec: TrialSpec, registry: Registry) -> str:
     does not. Files are read once a process. Raises what `registry.load_class` raises.
     """
     classes = [registry.load_class(kind, name) for kind, name in components_of(spec)]
-    modules = {"mmx", *(base.__module__ for cls in classes for base in cls.__mro__)}
+    return digest(_code(base.__module__ for cls in classes for base in cls.__mro__))
+
+
+def module_digest(module: nn.Module) -> str:
+    """Hash mmx and all code that a module's parts are of; of what is installed from outside, the version."""
+    return digest(_code(base.__module__ for part in module.modules() for base in type(part).__mro__))
+
+
+def _code(modules: Iterable[str]) -> list[object]:
+    """Name the code of modules, and of mmx."""
     known = {*LIBRARIES, *sys.stdlib_module_names}
-    sources = {_source(m) for m in modules if m.partition(".")[0] not in known}
-    return digest([{name: version(name) for name in LIBRARIES}, sorted(_hash(*source) for source in sources)])
+    sources = {_source(m) for m in ("mmx", *modules) if m.partition(".")[0] not in known}
+    return [{name: version(name) for name in LIBRARIES}, sorted(_hash(*source) for source in sources)]
 
 
 def components_of(spec: TrialSpec) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ from mmx.train import Figures, Fit, OnEpoch, fit
 from mmx.trial.bench import Bench, monitor_of
 from mmx.trial.checkpoint import Checkpoint, write_whole
 from mmx.trial.code import phase_keys
+from mmx.trial.encoded import open_split
 
 ROOM = 2**30
 """Bytes that are left free on the disk when phases are kept."""
@@ -120,11 +121,12 @@ def _train(
     checkpoint: Checkpoint | None,
     team: Team,
 ) -> Fit:
-    seed, train = spec.missing.seed, bench.split(spec, "train")
     guide = None if teacher is None else team.share(teacher)
+    procedure = bench.procedure(spec, model, guide)
+    seed, train = spec.missing.seed, open_split(spec, bench, model, "train", device)
     return fit(
         model,
-        bench.procedure(spec, model, guide),
+        procedure,
         train,
         _presence(spec, bench, train, derive_seed(seed, "train", spec.seed)),
         spec.training,
@@ -141,7 +143,7 @@ def _train(
 def _validation(
     spec: TrialSpec, bench: Bench, model: MultimodalModel, device: torch.device
 ) -> Callable[[], Figures]:
-    val = bench.split(spec, "val")
+    val = open_split(spec, bench, model, "val", device)
     presence, size = _presence(spec, bench, val, spec.missing.seed), max(256, spec.training.batch_size)
     return lambda: evaluate.validate(model, val, presence, device, size, spec.training.loader_workers)
 

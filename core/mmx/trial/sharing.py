@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmx.contracts import Modality, Presence, Tokens
+from mmx.contracts import Input, Modality, Presence, Tokens
 from mmx.model import MultimodalModel
 
 LEAST = 2
@@ -83,7 +83,7 @@ class Shared(MultimodalModel):
     team: ClassVar[Group]
 
     def encode(
-        self, inputs: Mapping[Modality, Tensor], presence: Presence, pattern: Presence
+        self, inputs: Mapping[Modality, Input], presence: Presence, pattern: Presence
     ) -> dict[Modality, Tokens]:
         """Encode what is present."""
         rows = {m: presence[m].nonzero()[:, 0] for m in self.modalities}
@@ -98,7 +98,7 @@ class Shared(MultimodalModel):
         self,
         shared: Sequence[Modality],
         rows: Mapping[Modality, Tensor],
-        inputs: Mapping[Modality, Tensor],
+        inputs: Mapping[Modality, Input],
         presence: Presence,
         pattern: Presence,
     ) -> dict[Modality, Tokens]:

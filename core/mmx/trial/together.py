@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmx.contracts import Batch, Presence
+from mmx.contracts import Batch, Begun, Input, Presence
 from mmx.data import Split, to_device
 from mmx.errors import TrialError
 from mmx.model import MultimodalModel
@@ -75,9 +75,14 @@ class Together(Team):
                 yield self._whole(to_device(next(parts), self.device), rows, split, presence)
 
     def _whole(self, part: Batch, rows: Tensor, split: Split, presence: Presence) -> Batch:
-        inputs = {m: self.join(own, len(rows)) for m, own in part.inputs.items()}
+        inputs = {m: self._join_input(own, len(rows)) for m, own in part.inputs.items()}
         there = {m: presence[m][rows] for m in split.modalities}
         return Batch(inputs, there, self.join(part.target, len(rows)), [split.ids[r] for r in rows.tolist()])
+
+    def _join_input(self, part: Input, count: int) -> Input:
+        if isinstance(part, Begun):
+            return part.map(lambda packed: self.join(packed, count))
+        return self.join(part, count)
 
     def decide(self, choose: Callable[[], T]) -> T:
         """Wait for the leader for as long as it takes."""

@@ -1,5 +1,6 @@
 """Samples whose inputs are read when they are asked for: a modality that nobody reads is never decoded."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from mmx.contracts import Sample
 from mmx.errors import DataError
 from mmx.types import Modality
 from mmx_datasets.media import MEDIA_KINDS, Array, Shapes, as_tensor, decode, files_of
+from mmx_datasets.saved_datasets import Stored
 from mmx_datasets.words import TextReader
 
 Value = Any
@@ -35,6 +37,8 @@ class Half:
 
 def paths_of(value: Value) -> tuple[Path, ...]:
     """Give the files of an image, sound or film."""
+    if isinstance(value, Stored):
+        return (value.file,)
     if isinstance(value, tuple):
         return tuple(map(Path, value))
     return (value.path,) if isinstance(value, Half) else (Path(value),)
@@ -51,6 +55,8 @@ class Reader:
     def __call__(self, modality: Modality, value: Value) -> Tensor:
         """Read one input (DataError where that cannot be done, with the reason)."""
         kind = self.kinds[modality]
+        if isinstance(value, Stored):
+            return as_tensor(kind, self._stored(kind, value))
         if kind in MEDIA_KINDS:
             shapes = replace(self.shapes, half=value.side) if isinstance(value, Half) else self.shapes
             return as_tensor(kind, self._media(kind, paths_of(value), shapes))
@@ -66,6 +72,29 @@ class Reader:
         for channel, path in enumerate(paths):
             whole[..., channel, :, :] = self._decoded(kind, path, shapes)[..., 0, :, :]
         return whole
+
+    def stamp(self, modality: Modality, value: Value) -> str:
+        """Give a text that differs where the input does; of files path, size and time of change count."""
+        kind = self.kinds[modality]
+        if kind not in MEDIA_KINDS:
+            return hashlib.sha256(self(modality, value).numpy().tobytes()).hexdigest()
+        if isinstance(value, Stored):
+            return self._key_of_stored(kind, value)
+        side = value.side if isinstance(value, Half) else ""
+        files = [file for path in paths_of(value) for file in files_of(path)]
+        return key_of(files, {"kind": kind, "side": side, **self.shapes.settings(kind)})
+
+    def _stored(self, kind: str, value: Stored) -> Array:
+        """Decode the bytes of a cell, which nobody copies where the cache has what they become."""
+
+        def made() -> Array:
+            return decode(kind, value.read(), self.shapes, str(value))
+
+        return made() if self.cache is None else self.cache.get(self._key_of_stored(kind, value), made)
+
+    def _key_of_stored(self, kind: str, value: Stored) -> str:
+        cell = [value.column, value.batch, value.row]
+        return key_of([value.file], {"kind": kind, "cell": cell, **self.shapes.settings(kind)})
 
     def _decoded(self, kind: str, path: Path, shapes: Shapes) -> Array:
         if self.cache is None:
@@ -102,6 +131,10 @@ class Inputs(Mapping[Modality, Tensor]):
             except DataError as error:
                 raise DataError(f"{self._place()}, '{modality}': {error}") from error
         return self._done[modality]
+
+    def stamp(self, modality: Modality) -> str:
+        """Give a text that differs where the input does, for mmx.data.Split."""
+        return self._read.stamp(modality, self._values[modality])
 
     def __contains__(self, modality: object) -> bool:
         """Tell whether the sample has a modality, without reading it."""

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmx.contracts import Encoder, Prompts, Tokens
-from mmx.transformer import LORA_TARGETS, Block, Transformer
+from mmx.transformer import Block, Transformer
 from mmx_encoders.sound import RATE, at_rate, cosines, exactly, magnitudes, mel_filters, padded
+from mmx_encoders.transformer_encoder import TransformerEncoder
 from mmx_encoders.weights import load_state, read_state
 
 WIDTHS = {"kwt1": 64, "kwt2": 128, "kwt3": 192}
@@ -32,7 +32,7 @@ PUBLISHED = {
 """Names within a block in files of weights, and here."""
 
 
-class Kwt(Encoder):
+class Kwt(TransformerEncoder):
     """Waveforms (batch, samples) in [-1, 1] to a class token and 98 tokens, one each 10 ms.
 
     It hears one second: shorter clips are filled up with silence, longer ones cut. `weights` is the path of a
@@ -43,8 +43,6 @@ class Kwt(Encoder):
     """
 
     kind: ClassVar[str] = "audio"
-    lora_targets: ClassVar[str] = LORA_TARGETS
-    accepts_prompts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -52,8 +50,8 @@ class Kwt(Encoder):
         size: Literal["kwt1", "kwt2", "kwt3"] = "kwt1",
         sample_rate: int = RATE,
     ) -> None:
-        super().__init__()
-        self.width, self.prompt_layers, self.sample_rate = WIDTHS[size], DEPTH, sample_rate
+        super().__init__(WIDTHS[size], DEPTH)
+        self.sample_rate = sample_rate
         self.register_buffer("filters", mel_filters(257, 80, 20.0, 7600.0), persistent=False)
         self.register_buffer("cosines", cosines(80, COEFFICIENTS), persistent=False)
         self.project = nn.Linear(COEFFICIENTS, self.width)
@@ -70,12 +68,10 @@ class Kwt(Encoder):
         """Give the class token with its position."""
         return (self.class_token + self.positions[:, :1])[0, 0]
 
-    def forward(self, raw: Float[Tensor, "batch samples"], prompts: Prompts | Tensor | None = None) -> Tokens:
-        """Encode to [outputs of input-level prompts; class token; frames]."""
+    def embed(self, raw: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch tokens width"]:
+        """Give class token and frames, with their positions."""
         frames = self.project(self.cepstra(raw))
-        x = torch.cat([self.class_token.expand(len(frames), -1, -1), frames], dim=1) + self.positions
-        values = self.transformer(x, prompts=prompts)
-        return Tokens(values, values.new_ones(values.shape[:2], dtype=torch.bool))
+        return torch.cat([self.class_token.expand(len(frames), -1, -1), frames], dim=1) + self.positions
 
     def cepstra(self, raw: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames coefficients"]:
         """Give 40 mel-frequency cepstral coefficients a frame."""

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmx.contracts import Encoder, Prompts, Tokens
+from mmx.contracts import Tokens
 from mmx.errors import PluginError
-from mmx.transformer import LORA_TARGETS, Transformer
+from mmx.transformer import Transformer
+from mmx_encoders.transformer_encoder import TransformerEncoder
 from mmx_encoders.weights import load_shipped
 
 MELS = 40
@@ -20,7 +21,7 @@ QUIETEST = -60.0
 """Decibels under a clip's loudest point at which it counts as silence."""
 
 
-class TinyAst(Encoder):
+class TinyAst(TransformerEncoder):
     """Waveforms (batch, samples) in [-1, 1] to a class token and 32 patch tokens a second, of width 96.
 
     Log-mel energies (40 bands up to 4 kHz, 80 frames a second) relative to the clip's loudest point, so that
@@ -32,12 +33,9 @@ class TinyAst(Encoder):
     """
 
     kind: ClassVar[str] = "audio"
-    lora_targets: ClassVar[str] = LORA_TARGETS
-    accepts_prompts: ClassVar[bool] = True
 
     def __init__(self, pretrained: bool = True, sample_rate: int = 8000) -> None:
-        super().__init__()
-        self.width, self.prompt_layers = 96, 4
+        super().__init__(width=96, depth=4)
         self.mel = mel_spectrogram(sample_rate)
         self.patches = nn.Conv2d(1, self.width, PATCH, stride=PATCH)
         self.class_token = nn.Parameter(0.02 * torch.randn(self.width))
@@ -50,9 +48,9 @@ class TinyAst(Encoder):
         """Give the class token, which has no position."""
         return self.class_token
 
-    def forward(self, raw: Float[Tensor, "batch samples"], prompts: Prompts | Tensor | None = None) -> Tokens:
-        """Encode to [outputs of input-level prompts; class token; patches]."""
-        return self.encode(self.spectrogram(raw), prompts)
+    def embed(self, raw: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch tokens width"]:
+        """Give class token and patches."""
+        return self.embed_spectrogram(self.spectrogram(raw))
 
     def spectrogram(self, raw: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch mels frames"]:
         """Give log-mel energies from -1 (silence) to 1 (the clip's loudest point)."""
@@ -62,17 +60,20 @@ class TinyAst(Encoder):
             decibels = 10 * (energy / loudest).clamp(min=10 ** (QUIETEST / 10)).log10()
             return 1 - 2 * decibels / QUIETEST
 
-    def encode(
-        self, spectrogram: Float[Tensor, "batch mels frames"], prompts: Prompts | Tensor | None = None
-    ) -> Tokens:
+    def encode(self, spectrogram: Float[Tensor, "batch mels frames"]) -> Tokens:
         """Encode a spectrogram as `spectrogram` gives it."""
+        return self.encode_embedded(self.embed_spectrogram(spectrogram))
+
+    def embed_spectrogram(
+        self, spectrogram: Float[Tensor, "batch mels frames"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Give class token and patches of a spectrogram."""
         missing = -spectrogram.shape[2] % PATCH[1]
         spectrogram = nn.functional.pad(spectrogram, (0, missing), value=-1.0)
         patches = self.patches(spectrogram[:, None]).permute(0, 2, 3, 1)  # (batch, bands, times, width)
         patches = patches + self.bands + waves(patches.shape[2], self.width).to(patches)
         first = self.class_token.expand(len(patches), 1, -1)
-        values = self.transformer(torch.cat([first, patches.flatten(1, 2)], dim=1), prompts=prompts)
-        return Tokens(values, values.new_ones(values.shape[:2], dtype=torch.bool))
+        return torch.cat([first, patches.flatten(1, 2)], dim=1)
 
 
 def mel_spectrogram(sample_rate: int) -> nn.Module:

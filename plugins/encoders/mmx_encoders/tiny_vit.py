@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmx.contracts import Encoder, Prompts, Tokens
-from mmx.transformer import LORA_TARGETS, Transformer
+from mmx.transformer import Transformer
+from mmx_encoders.transformer_encoder import TransformerEncoder
 from mmx_encoders.weights import load_shipped
 
 SIDE = 28
@@ -16,7 +16,7 @@ SIDE = 28
 PATCH = 7
 
 
-class TinyVit(Encoder):
+class TinyVit(TransformerEncoder):
     """Images (batch, channels, height, width) in [0, 1] to a class token and 16 patch tokens of width 96.
 
     Any size and any number of channels: channels are averaged to grey, then the image is resized to 28x28.
@@ -26,12 +26,9 @@ class TinyVit(Encoder):
     """
 
     kind: ClassVar[str] = "image"
-    lora_targets: ClassVar[str] = LORA_TARGETS
-    accepts_prompts: ClassVar[bool] = True
 
     def __init__(self, pretrained: bool = True) -> None:
-        super().__init__()
-        self.width, self.prompt_layers = 96, 4
+        super().__init__(width=96, depth=4)
         self.patches = nn.Conv2d(1, self.width, PATCH, stride=PATCH)
         self.class_token = nn.Parameter(0.02 * torch.randn(self.width))
         self.positions = nn.Parameter(0.02 * torch.randn((SIDE // PATCH) ** 2, self.width))
@@ -43,15 +40,14 @@ class TinyVit(Encoder):
         """Give the class token, which has no position."""
         return self.class_token
 
-    def forward(
-        self, raw: Float[Tensor, "batch channels height width"], prompts: Prompts | Tensor | None = None
-    ) -> Tokens:
-        """Encode to [outputs of input-level prompts; class token; patches]."""
+    def embed(
+        self, raw: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch tokens embedded"]:
+        """Give class token and patches."""
         grey = raw.float().mean(dim=1, keepdim=True)
         grey = F.interpolate(grey, (SIDE, SIDE), mode="bilinear", antialias=True)
         patches = (
             self.patches(4 * grey - 1).flatten(2).transpose(1, 2) + self.positions
         )  # about unit variance
         first = self.class_token.expand(len(raw), 1, -1)
-        values = self.transformer(torch.cat([first, patches], dim=1), prompts=prompts)
-        return Tokens(values, values.new_ones(values.shape[:2], dtype=torch.bool))
+        return torch.cat([first, patches], dim=1)

@@ -252,11 +252,10 @@ def _head(model: Model) -> nn.Linear:
 
 
 def _alone(batch: Batch, m: Modality) -> Batch:
-    """Take the rows that have a modality, and of them nothing else."""
+    """Take the rows that have a modality, as if they had nothing else."""
     rows = batch.presence[m].nonzero()[:, 0]
-    blank = {n: raw.new_zeros(()).expand(len(rows), *raw.shape[1:]) for n, raw in batch.inputs.items()}
     return Batch(
-        {**blank, m: batch.inputs[m][rows]},
+        {n: raw[rows] for n, raw in batch.inputs.items()},
         {n: torch.full_like(rows, n == m, dtype=torch.bool) for n in batch.presence},
         batch.target[rows],
         [batch.ids[i] for i in rows.tolist()],

@@ -3,14 +3,14 @@
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mmx.cache import IN_USE_SECONDS, Cache, default_folder, key_of
+from mmx.cache import IN_USE_SECONDS, Cache, FullError, default_folder, key_of
 from mmx.errors import DataError
 from mmx_datasets import reading
 from mmx_datasets.media import Shapes, decode
@@ -182,3 +182,56 @@ def test_a_key_hangs_on_path_size_time_and_settings(tmp_path: Path) -> None:
 def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "mmx"
+
+
+def rows(kept: list[int]) -> Iterator[np.ndarray]:
+    """Two blocks of a table; notes that somebody asked."""
+    kept.append(1)
+    yield np.zeros((2, 3), np.float32)
+    yield np.ones((1, 3), np.float32)
+
+
+def test_a_table_is_written_once_block_by_block(tmp_path: Path) -> None:
+    asked: list[int] = []
+    for _ in range(2):
+        found = Cache(tmp_path, 10**6).fill("ab", (3, 3), np.float32, lambda: rows(asked))
+        assert found.sum() == 3 and isinstance(found, np.memmap)
+    assert asked == [1]
+
+
+def test_a_table_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 10**6)
+    with pytest.raises(ValueError, match="3 rows were written of 4"):
+        cache.fill("ab", (4, 3), np.float32, lambda: rows([]))
+    assert cache.size() == 0 and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_table_pushes_others_out_and_is_refused_where_that_is_not_enough(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 180, idle=0.0)
+    first = cache.fill("ab", (3, 3), np.float32, lambda: rows([]))
+    cache.fill("cd", (3, 3), np.float32, lambda: rows([]))
+    assert [path.stem for path in tmp_path.rglob("*.npy")] == ["cd"]
+    assert first.sum() == 3  # who has it open goes on reading
+    with pytest.raises(FullError, match="GB are needed"):
+        cache.fill("ef", (100, 3), np.float32, lambda: rows([]))
+
+
+def _fill_slowly(folder: str, log: str) -> None:
+    def blocks() -> Iterator[np.ndarray]:
+        with Path(log).open("a", encoding="utf-8") as file:
+            file.write("x")
+        time.sleep(0.3)
+        yield from rows([])
+
+    assert Cache(Path(folder), 10**6).fill("ab", (3, 3), np.float32, blocks).sum() == 3
+
+
+def test_of_processes_that_ask_at_once_one_makes_a_table(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    log = tmp_path / "log"
+    started = [context.Process(target=_fill_slowly, args=(str(tmp_path), str(log))) for _ in range(3)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0, 0] and log.read_text() == "x"
