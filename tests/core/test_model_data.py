@@ -317,3 +317,32 @@ class Dotted(Listed):
     def __init__(self) -> None:
         super().__init__([sample(0)])
         self.modalities = {"a.b": "vector"}
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["no GPU", "a GPU"])
+def test_loaders_pin_memory_where_a_gpu_is_fed_and_only_there(
+    busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def loader(source: Any, **options: Any) -> list[Any]:
+        asked.update(options)
+        return [source[0]]
+
+    monkeypatch.setattr("mmx.data.DataLoader", loader)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: busy)
+    split = split_of([sample(0), sample(1)])
+    batches = list(split.batches(torch.arange(2), 1, split.natural, workers=1))
+    assert len(batches) == 1 and asked["pin_memory"] is busy
+
+
+def test_a_batch_is_pinned_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    batch = world.batch_of({"m0": [1, 0], "m1": [1, 1]})
+    pinned = batch.pin_memory()
+    pairs = [*zip(batch.inputs.values(), pinned.inputs.values(), strict=True)]
+    pairs += [
+        *zip(batch.presence.values(), pinned.presence.values(), strict=True),
+        (batch.target, pinned.target),
+    ]
+    assert all(torch.equal(a, b) and a is not b for a, b in pairs) and pinned.ids == batch.ids
