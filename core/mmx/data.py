@@ -1,18 +1,21 @@
 """Reads a split in batches: who is there by nature, stacked inputs, an order that only the seed decides."""
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmx.contracts import Batch, Dataset, Modality, Presence, Sample
+from mmx.contracts import Batch, Begun, Dataset, Input, Modality, Presence, Sample
 from mmx.errors import DataError
 from mmx.protocols import derive_seed
+from mmx.scores import Array
 
 
 class Split:
@@ -26,7 +29,10 @@ class Split:
         self.name = name
         self.modalities = tuple(modalities)
         self.task = dataset.task
+        self.tables: Mapping[Modality, Table] = {}
+        """What is read in the place of a modality's raw inputs (see `with_tables`)."""
         self._examples: dict[Modality, Tensor] = {}
+        self._stamps: dict[Modality, str | None] = {}
         self.samples = dataset.split(name)
         if len(self.samples) == 0:
             raise DataError(f"split '{name}' of {type(dataset).__name__} holds no samples")
@@ -72,20 +78,57 @@ class Split:
     def digest(self) -> str:
         """Hash what the split holds: ids, who is there, targets; inputs too where they are kept in memory."""
         content = hashlib.sha256("\n".join(self.ids).encode())
-        held = list(self._stack.inputs.values()) if self._stack is not None else []
-        for tensor in (*self.natural.values(), self.targets, *held):
+        for tensor in (*self.natural.values(), self.targets, *self._held.values()):
             content.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             content.update(tensor.contiguous().numpy().tobytes())
         return content.hexdigest()[:12]
 
+    @property
+    def _held(self) -> Mapping[Modality, Tensor]:
+        """Raw inputs that are kept in memory."""
+        return cast(Mapping[Modality, Tensor], {} if self._stack is None else self._stack.inputs)
+
     def batch(self, rows: Tensor, presence: Presence) -> Batch:
         """Give some rows, with the presence that a protocol drew for the whole split."""
         here = {m: presence[m][rows] for m in self.modalities}
-        if self._stack is not None:
-            inputs = {m: t[rows] for m, t in self._stack.inputs.items()}
+        if self._stack is None:
+            found = self._collate([self.samples[r] for r in rows.tolist()], here)
+        else:
+            inputs = {m: t[rows] for m, t in self._held.items() if m not in self.tables}
             ids = [self.ids[r] for r in rows.tolist()]
-            return Batch(inputs, here, self._stack.target[rows], ids)
-        return self._collate([self.samples[r] for r in rows.tolist()], here)
+            found = Batch(inputs, here, self._stack.target[rows], ids)
+        begun = {m: table.read(rows, here[m]) for m, table in self.tables.items()}
+        return replace(found, inputs={**found.inputs, **begun}) if begun else found
+
+    def with_tables(self, tables: Mapping[Modality, "Table"]) -> "Split":
+        """Give the same split; modalities that have a table are read there, not from their samples."""
+        other = copy.copy(self)
+        other.tables = dict(tables)
+        return other
+
+    def stamp(self, modality: Modality) -> str | None:
+        """Hash what all inputs of a modality are made of; None where they may be other ones each time.
+
+        They are the same where the dataset says `in_memory`, or where a sample's inputs offer
+        `stamp(modality)`: a text that differs where the input does.
+        """
+        if modality not in self._stamps:
+            self._stamps[modality] = self._stamp(modality)
+        return self._stamps[modality]
+
+    def _stamp(self, modality: Modality) -> str | None:
+        present = self.natural[modality]
+        content = hashlib.sha256(present.numpy().tobytes())
+        if self._stack is not None:
+            held = self._held[modality][present]
+            content.update(f"{held.dtype}{tuple(held.shape)}".encode() + held.numpy().tobytes())
+            return content.hexdigest()
+        for row in present.nonzero()[:, 0].tolist():
+            of_sample = getattr(self.samples[row].inputs, "stamp", None)
+            if of_sample is None:
+                return None
+            content.update(f"{of_sample(modality)}\n".encode())
+        return content.hexdigest()
 
     def batches(
         self, order: Tensor, size: int, presence: Presence, workers: int = 0, drop_last: bool = False
@@ -106,7 +149,8 @@ class Split:
     def _collate(self, samples: Sequence[Sample], presence: Presence | None = None) -> Batch:
         """Stack samples; of one that is absent under `presence` nothing is read, which may mean decoding."""
         presence = presence or {m: torch.tensor([m in s.inputs for s in samples]) for m in self.modalities}
-        inputs = {m: self._stack_modality(m, samples, presence[m].tolist()) for m in self.modalities}
+        raw = [m for m in self.modalities if m not in self.tables]
+        inputs = {m: self._stack_modality(m, samples, presence[m].tolist()) for m in raw}
         targets = self.task.targets([s.target for s in samples])
         return Batch(inputs, presence, targets, [s.id for s in samples])
 
@@ -128,6 +172,21 @@ class Split:
         if modality not in self._examples:
             self._examples[modality] = self.example(modality)
         return self._examples[modality]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What encoding a modality came to, as far as it was taken, for every sample of a split."""
+
+    packed: Array
+    """(samples, tokens, width + 1), as in `Begun`; zeros for samples that lack the modality."""
+    stage: int | None
+
+    def read(self, rows: Tensor, present: Tensor) -> Begun:
+        """Give some rows; those that are not present are zeros, and are not read."""
+        found = torch.zeros(len(rows), *self.packed.shape[1:])
+        found[present] = torch.from_numpy(np.asarray(self.packed[rows[present].numpy()]))
+        return Begun(found, self.stage)
 
 
 @dataclass
@@ -166,7 +225,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
 
-    def move(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def move(tensors: Mapping[str, Input]) -> dict[str, Any]:
         return {m: t.to(device, non_blocking=True) for m, t in tensors.items()}
 
     target = batch.target.to(device, non_blocking=True)

@@ -1,7 +1,7 @@
 """The values that travel a trial's line, each named once with its shape."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -47,10 +47,55 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """Inputs that were encoded before, as far as nothing trains; rows are taken from it as from a tensor."""
+
+    packed: Float[Tensor, "batch tokens width_and_valid"]
+    """Tokens, with one more value behind each: 1 where it is valid, else 0."""
+    stage: int | None
+    """Before which stage of the encoder they stand (see `Encoder.advance`); None: they are its tokens."""
+
+    @classmethod
+    def of(cls, tokens: Tokens, stage: int | None) -> "Begun":
+        """Pack tokens."""
+        valid = tokens.valid[:, :, None].to(tokens.values)
+        return cls(torch.cat([tokens.values, valid], dim=2), stage)
+
+    @property
+    def tokens(self) -> Tokens:
+        """Unpack them."""
+        return Tokens(self.packed[:, :, :-1].contiguous(), self.packed[:, :, -1] > 0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.packed.device
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Begun":
+        """Change the tensor."""
+        return replace(self, packed=change(self.packed))
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Begun":
+        """Move them."""
+        return self.map(lambda packed: packed.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Begun":
+        """Give them in memory that a GPU reads by itself."""
+        return self.map(Tensor.pin_memory)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Begun":
+        """Take rows."""
+        return self.map(lambda packed: packed[rows])
+
+
+Input = Tensor | Begun
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some samples of one split. Rows of an absent modality hold zeros that nobody reads."""
 
-    inputs: Mapping[Modality, Tensor]
+    inputs: Mapping[Modality, Input]
     presence: Presence
     target: Tensor
     ids: Sequence[str]
