@@ -304,7 +304,7 @@ def test_a_table_is_read_once_and_again_when_it_has_changed(
 ) -> None:
     reads: list[Path] = []
     monkeypatch.setattr(table, "batches", lambda path, names: reads.append(path) or original(path, names))
-    from mmx_datasets.table_formats import batches as original
+    from mmx_datasets.table_sources import batches as original
 
     small_table(tmp_path, numbered(4))
     opened(tmp_path / "small.csv", columns={"x": ["x"]}, id_column="")

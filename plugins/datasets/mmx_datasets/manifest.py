@@ -20,8 +20,9 @@ from mmx.tasks import MultiLabel, Regression, SingleLabel, Task
 from mmx.types import Modality
 from mmx_datasets.media import MEDIA_KINDS, Fit, Shapes
 from mmx_datasets.reading import Inputs, Reader
-from mmx_datasets.table import SPLITS, Columns, Table, open_table
-from mmx_datasets.table_formats import TaskName, labels_in
+from mmx_datasets.saved_datasets import stored
+from mmx_datasets.table import Columns, Table, open_table
+from mmx_datasets.table_formats import SPLITS, TaskName, labels_in
 from mmx_datasets.words import text_reader
 
 KINDS = (*MEDIA_KINDS, "text", "vector")
@@ -34,7 +35,10 @@ CARD = DataCard(
 
 
 class Manifest(Dataset):
-    """Samples of a table: `table` is a CSV, TSV, Parquet or JSON Lines file.
+    """Samples of a table: `table` is a CSV, TSV, Parquet or JSON Lines file, or a folder.
+
+    A folder is one that Hugging Face `datasets` has saved (`save_to_disk`), or one of images or sounds in the
+    Hub's layout: `train/CLASS/x.png`, or with a `metadata.csv` or `.jsonl` with a column `file_name`.
 
     `columns`: column to kind (image, audio, video: a path; text; vector: numbers in one cell), or modality to
     a list of columns with one number each. Paths are relative to the table's folder; what leaves it must be
@@ -134,7 +138,7 @@ class Rows(Sequence[Sample]):
         self, dataset: Manifest, rows: pa.Table, broken: frozenset[tuple[int, Modality]] = frozenset()
     ) -> None:
         self.dataset, self.rows, self.broken = dataset, rows, broken
-        self.folder = str(dataset.path.parent)
+        self.folder = dataset.path if dataset.path.is_dir() else dataset.path.parent
         self.pieces = rows.to_batches()
         self.starts = list(accumulate((piece.num_rows for piece in self.pieces), initial=0))
         self.contents = _Contents(self)
@@ -189,8 +193,9 @@ class Rows(Sequence[Sample]):
 
     def _value(self, modality: Modality, cell: Any) -> Any:
         """Give what stands in a cell; a path is seen from the table's folder."""
-        in_file = self.dataset.modalities[modality] in MEDIA_KINDS
-        return os.path.join(self.folder, cell) if in_file else cell  # noqa: PTH118 Path takes 20 times as long
+        if self.dataset.modalities[modality] not in MEDIA_KINDS:
+            return cell
+        return stored(cell, self.folder) or os.path.join(self.folder, cell)  # noqa: PTH118 20 times as fast as Path
 
 
 class _Contents(Sequence[tuple[str, tuple[Modality, ...]]]):

@@ -8,6 +8,7 @@ Arrays are whole numbers, as files hold them and as the cache keeps them: images
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from torch import Tensor
 from mmx.errors import DataError
 
 Array = npt.NDArray[Any]
+Source = Path | bytes
+"""A file, or what one would hold."""
 Fit = Literal["crop", "pad", "stretch"]
 
 FILMS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".3gp"})
@@ -66,16 +69,22 @@ class Shapes:
         return {"size": self.image_size, "fit": self.image_fit, **frames, **half}
 
 
-def decode(kind: str, path: Path, shapes: Shapes) -> Array:
-    """Read a file; whatever is wrong with it comes as DataError that says why."""
+def decode(kind: str, source: Source, shapes: Shapes, name: str = "") -> Array:
+    """Read a file; whatever is wrong with it comes as DataError that says why. Bytes are told by `name`."""
     try:
-        return READERS[kind](path, shapes)
+        return READERS[kind](source, shapes)
     except DataError:
         raise
     # Decoders raise what they like for a damaged file: OSError, SyntaxError, RuntimeError, struct.error, ...
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise DataError(f"'{path}' cannot be read as {kind} ({type(error).__name__}: {reason})") from error
+        told = f"'{name or source!s}' cannot be read as {kind} ({type(error).__name__}: {reason})"
+        raise DataError(told) from error
+
+
+def _opened(source: Source) -> Any:
+    """Give what decoders take: a path, or a file in memory."""
+    return BytesIO(source) if isinstance(source, bytes) else str(source)
 
 
 def as_tensor(kind: str, array: Array) -> Tensor:
@@ -84,15 +93,16 @@ def as_tensor(kind: str, array: Array) -> Tensor:
     return values / (32768.0 if kind == "audio" else 255.0)
 
 
-def _read_image(path: Path, shapes: Shapes) -> Array:
+def _read_image(source: Source, shapes: Shapes) -> Array:
     """Decode an image, turned upright where its EXIF data says so; of a film, or frames, the middle one."""
     from PIL import Image
 
-    if path.is_dir() or path.suffix.lower() in FILMS:
-        return _read_video(path, replace(shapes, frames=1))[0]
-    if path.suffix.lower() == ".npy":
-        return _square(_numbers(path), shapes)
-    with Image.open(path) as image:
+    if isinstance(source, Path):
+        if source.is_dir() or source.suffix.lower() in FILMS:
+            return _read_video(source, replace(shapes, frames=1))[0]
+        if source.suffix.lower() == ".npy":
+            return _square(_numbers(source), shapes)
+    with Image.open(_opened(source)) as image:
         return _square(image, shapes)
 
 
@@ -133,21 +143,21 @@ def _numbers(path: Path) -> Any:
     return Image.fromarray(np.round((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8))
 
 
-def _read_audio(path: Path, shapes: Shapes) -> Array:
+def _read_audio(source: Source, shapes: Shapes) -> Array:
     """Decode the beginning of a sound file, or of the sound of a film."""
-    if path.suffix.lower() in FILMS:
-        rate, wave = _sound_of_film(path, shapes.audio_seconds)
+    if isinstance(source, Path) and source.suffix.lower() in FILMS:
+        rate, wave = _sound_of_film(source, shapes.audio_seconds)
     else:
-        rate, wave = _sound(path, shapes.audio_seconds)
+        rate, wave = _sound(source, shapes.audio_seconds)
     if len(wave) == 0:
         raise ValueError("it holds no sound")
     return _one_length(rate, wave, shapes)
 
 
-def _sound(path: Path, seconds: float) -> tuple[int, Array]:
+def _sound(source: Source, seconds: float) -> tuple[int, Array]:
     import soundfile
 
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(_opened(source)) as file:
         # A little more than is kept, so that the resampler's filter sees past the end.
         wave = file.read(int((seconds + 0.1) * file.samplerate) + 1, dtype="float32", always_2d=True)
         return int(file.samplerate), wave.mean(axis=1)
@@ -165,18 +175,18 @@ def _one_length(rate: int, wave: Array, shapes: Shapes) -> Array:
     return whole
 
 
-def _read_video(path: Path, shapes: Shapes) -> Array:
+def _read_video(source: Source, shapes: Shapes) -> Array:
     """Decode some frames of a film, or of a folder that holds one image a frame, in the order of names."""
-    if path.is_dir():
+    if isinstance(source, Path) and source.is_dir():
         from PIL import Image
 
-        files = frame_files(path)
+        files = frame_files(source)
         images = []
         for place in _spread(len(files), shapes.frames):
             with Image.open(files[place]) as image:
                 images.append(_square(image, shapes))
         return np.stack(images)
-    frames = _frames_of_film(path, shapes.frames)
+    frames = _frames_of_film(source, shapes.frames)
     return np.stack([_square(frame, shapes) for frame in frames])
 
 
@@ -195,14 +205,14 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [min(count - 1, int((k + 0.5) * count / wanted)) for k in range(wanted)]
 
 
-def _frames_of_film(path: Path, wanted: int) -> list[Any]:
+def _frames_of_film(source: Source, wanted: int) -> list[Any]:
     """Decode a film twice, since many files do not tell how many frames they have; keep some."""
-    with _av().open(str(path)) as film:
+    with _av().open(_opened(source)) as film:
         count = sum(1 for _ in film.decode(video=0))
     if count == 0:
         raise ValueError("it holds no frames")
     chosen = _spread(count, wanted)
-    with _av().open(str(path)) as film:
+    with _av().open(_opened(source)) as film:
         last = max(chosen)
         kept = {
             number: frame.to_image()
@@ -246,7 +256,7 @@ def _av() -> ModuleType:
     return av
 
 
-READERS: Mapping[str, Callable[[Path, Shapes], Array]] = {
+READERS: Mapping[str, Callable[[Source, Shapes], Array]] = {
     "image": _read_image,
     "audio": _read_audio,
     "video": _read_video,

@@ -23,23 +23,20 @@ import pyarrow.compute as pc
 from mmx.cache import key_of
 from mmx.errors import DataError, did_you_mean
 from mmx.protocols import uniforms
+from mmx_datasets.saved_datasets import MARK
 from mmx_datasets.table_formats import (
+    SPLITS,
     TaskName,
-    batches,
     joined,
     label_texts,
     labels_in,
     number_or_text,
     texts,
 )
+from mmx_datasets.table_sources import batches, sources
 
 FORMAT = 1
 KEPT_SECONDS = 30 * 24 * 3600
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 LEAVES = r"^[^/\\].*[/\\]\.\.([/\\]|$)|^\.\.([/\\]|$)"
 """What a relative path that climbs out of its folder looks like."""
@@ -87,9 +84,10 @@ class Table:
 
 def open_table(path: Path, columns: Columns, task: TaskName, cache: Path) -> Table:
     """Index a table, or find the index that an earlier call left (DataError where a row makes no sense)."""
-    if not path.is_file():
-        raise DataError(f"manifest: table '{path}' is no file; give the path of a CSV, Parquet or JSONL file")
-    key = key_of([path], {"table": FORMAT, "columns": asdict(columns), "task": task})
+    try:
+        key = key_of(sources(path), {"table": FORMAT, "columns": asdict(columns), "task": task})
+    except OSError as error:
+        raise DataError(f"manifest: '{path}' cannot be read ({error})") from error
     folder = cache / "tables" / key
     if not (folder / "facts.json").is_file():
         _index_whole(path, columns, task, folder)
@@ -217,7 +215,11 @@ class _Indexer:
         kind, names = self.columns.modalities[modality]
         if kind != "vector":
             found = texts(batch.column(names[0]))
-            if kind != "text":
+            if kind == "text":
+                files = pc.fill_null(pc.starts_with(found, MARK), False)
+                reason = "holds a file, no text; write image, audio or video for its kind"
+                self._refuse_where(files, start, names[0], reason)
+            else:
                 leaves = pc.fill_null(pc.match_substring_regex(found, LEAVES), False)
                 reason = "the path leaves the table's folder; write it as an absolute one"
                 self._refuse_where(leaves, start, names[0], reason)

@@ -13,12 +13,17 @@ import pyarrow.compute as pc
 from mmx.errors import DataError, did_you_mean
 
 TaskName = Literal["single_label", "multi_label", "regression"]
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 ROWS_AT_ONCE = 20_000
 JSON_ROWS_AT_ONCE = 2_000  # dictionaries take much more memory than columns
 
 
-def batches(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Stream some columns of a table, whatever its format (DataError where it cannot be read)."""
+def file_batches(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Stream some columns of a file, whatever its format (DataError where it cannot be read)."""
     readers = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".pq": _parquet, ".jsonl": _jsonl,
                ".ndjson": _jsonl}  # fmt: skip
     reader = readers.get(path.suffix.lower())
