@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from mmx.cli import main
 from mmx.data import Split
 from mmx.errors import DataError
 from mmx.registry import Registry
@@ -20,6 +23,8 @@ from mmx.testing import CHECKS
 from mmx_datasets import saved_datasets
 from mmx_datasets.manifest import Manifest
 
+DATASETS_PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
+SMALL = ("run.plots=false", "dataset.audio_seconds=0.5", "dataset.image_size=28", "dataset.cache=cache")
 COLUMNS = {"photo": "image", "sound": "audio", "note": "text", "lab": "vector"}
 
 
@@ -36,13 +41,13 @@ def wav(seconds: float) -> bytes:
 
 
 def cells(start: int, stop: int) -> dict[str, list[Any]]:
-    """Every third row has no photo, every fourth no sound, the sixth no note, the fifth no numbers."""
+    """Every third row has no photo, every fourth no sound, row 6 no note, rows 2 and 7 no numbers."""
     rows = range(start, stop)
     return {
         "photo": [{"bytes": png(20 * i), "path": None} if i % 3 else None for i in rows],
         "sound": [{"bytes": wav(0.1 + i / 20), "path": None} if i % 4 else None for i in rows],
         "note": [None if i == 6 else f"note {i}" for i in rows],
-        "lab": [[i, 2.0] if i % 5 else None for i in rows],
+        "lab": [[i, 2.0] if i % 5 != 2 else None for i in rows],
         "kind": [i % 2 for i in rows],
         "tags": [[0, 1] if i % 2 else [1] for i in rows],
     }
@@ -100,7 +105,7 @@ def test_empty_cells_of_a_saved_dataset_are_natural_absence(saved: Path) -> None
     split = Split(opened(saved / "three"), "train", tuple(COLUMNS))
     assert split.natural["photo"].tolist() == [i % 3 > 0 for i in range(6)]
     assert split.natural["sound"].tolist() == [i % 4 > 0 for i in range(6)]
-    assert split.natural["lab"].tolist() == [i % 5 > 0 for i in range(6)]
+    assert split.natural["lab"].tolist() == [i % 5 != 2 for i in range(6)]
     assert Split(opened(saved / "three"), "val", tuple(COLUMNS)).natural["note"].tolist() == [
         False,
         True,
@@ -195,12 +200,23 @@ def test_a_saved_image_that_cannot_be_read_is_named_by_its_row(tmp_path: Path) -
 
 
 def test_a_folder_whose_arrow_file_is_gone_is_refused(saved: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(saved / "one", tmp_path / "one")
     next((tmp_path / "one").glob("*.arrow")).unlink()
     with pytest.raises(DataError, match=r"cannot be read .*arrow"):
         opened(tmp_path / "one", split_column="")
+
+
+def test_sweep_of_the_documentation_runs_on_a_saved_folder(
+    saved: Path, stores: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's sweep as it stands, on the folder that it names."""
+    page = DATASETS_PAGE.read_text(encoding="utf-8").partition("### Folders of Hugging Face")[2]
+    (stores / "saved.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    shutil.copytree(saved / "three", stores / "my-data" / "saved")
+    monkeypatch.setattr(sys, "argv", ["mmx", "run", "saved.yaml", "training.epochs=1", *SMALL])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None), capsys.readouterr()
 
 
 # ---------------------------------------------------------------------------- the Hub's folders of files
