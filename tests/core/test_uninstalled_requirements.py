@@ -80,9 +80,12 @@ def test_use_of_a_component_without_its_library_is_refused_with_what_to_do(lacki
         lacking.load_class("fusion", "absent")
 
 
-def test_extra_that_brings_the_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smallest_extra_that_brings_the_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [
         "no-such>=1; extra == 'wrong'",
+        "no-such-library-two; extra == 'two'",
+        "another; extra == 'all'",
+        "no_such_library>=1; extra == 'all'",
         "No-Such-Library>=1 ; python_version > '3' and extra == \"one\"",
     ]
     monkeypatch.setattr(requirements.metadata, "requires", lambda distribution: listed)

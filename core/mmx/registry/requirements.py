@@ -2,8 +2,11 @@
 
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
+
+IN_EXTRA = re.compile(r"\bextra\s*==\s*['\"]([^'\"]+)['\"]")
 
 
 def told_lack(requires: Sequence[str], distribution: str) -> str:
@@ -28,12 +31,14 @@ def _is_there(module: str) -> bool:
 
 
 def _extra_with(module: str, distribution: str) -> str:
-    """Give the extra of an installed distribution that lists a module's package; empty: none does."""
+    """Give the smallest extra of an installed distribution that lists a module's package; empty: none."""
     try:
         requirements = metadata.requires(distribution) or []
     except metadata.PackageNotFoundError:  # a plugin file
         return ""
+    extras = [(line, extra[1]) for line in requirements if (extra := IN_EXTRA.search(line))]
     package = re.escape(module.partition(".")[0]).replace("_", "[-_.]")
-    line = re.compile(rf"{package}\b(?![-_.]).*\bextra\s*==\s*['\"]([^'\"]+)['\"]", re.IGNORECASE)
-    found = (line.match(requirement) for requirement in requirements)
-    return next((match[1] for match in found if match), "")
+    named = re.compile(rf"{package}\b(?![-_.])", re.IGNORECASE)
+    sizes = Counter(extra for _, extra in extras)
+    found = {extra for line, extra in extras if named.match(line)}
+    return min(found, key=lambda extra: (sizes[extra], extra), default="")
