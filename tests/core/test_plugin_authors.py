@@ -278,3 +278,32 @@ def test_sweep_of_an_example_runs_and_the_journal_has_a_line_a_trial(installed: 
     assert sorted((line["strategy"], line["seed"], line["state"]) for line in lines) == [
         (strategy, seed, "done") for strategy in ("noise_fill", "zero_fill") for seed in (0, 1)
     ]
+
+
+OBSERVER = """
+from mmx import hookimpl
+
+@hookimpl
+def trial_ended(spec, outcome):
+    pass
+"""
+
+
+def test_what_only_observes_is_listed_and_has_no_laws(
+    mmx: Mmx, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "watcher.py").write_text(OBSERVER)
+    load = Registry.load
+    monkeypatch.setattr(Registry, "load", lambda files=(): load(files=[tmp_path / "watcher.py"]))
+    assert mmx("plugins", "check", "watcher")[1].startswith("'watcher' only observes")
+    assert json.loads(mmx("plugins", "info", "watcher", "--json")[1])["kind"] == "observer"
+    assert (
+        "watcher" in mmx("plugins", "list")[1]
+        and "watcher" not in mmx("plugins", "list", "--kind", "fusion")[1]
+    )
+
+
+def test_no_name_is_cut_off_in_the_list(mmx: Mmx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = mmx("plugins", "list")[1]
+    assert all(f" {offer.component.name} " in told for offer in Registry.load().offers)

@@ -116,6 +116,16 @@ def test_plugin_with_a_bad_hook_is_quarantined_with_its_reason(plugin: Any, told
     assert found.offers == [] and found.manager.list_name_plugin() == []
 
 
+def test_plugin_that_only_observes_is_known() -> None:
+    found = Registry()
+    found.add_plugin(
+        SimpleNamespace(trial_ended=hookimpl(lambda outcome: None)), "journal", "mmx-journal", "1.0"
+    )
+    assert [(o.name, o.distribution, o.hooks) for o in found.observers] == [
+        ("journal", "mmx-journal", ("trial_ended",))
+    ]
+
+
 def test_hook_that_exits_is_quarantined() -> None:
     found = Registry()
     found.add_plugin(plugin_of(lambda: sys.exit(3)), "bad", "mmx-bad", "1.0")

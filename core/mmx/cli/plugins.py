@@ -10,7 +10,7 @@ import typer
 
 from mmx.cli import new_plugin
 from mmx.errors import InputError, PluginError
-from mmx.registry import KINDS, Offer, Registry, import_class
+from mmx.registry import KINDS, Observer, Offer, Registry, import_class
 
 app = typer.Typer(
     help="What can be used, and from which package.\n\nExample: mmx plugins list --kind strategy",
@@ -44,7 +44,7 @@ def list_plugins(
 
     table = Table(box=None)
     for column in COLUMNS:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column != "summary")  # names are for copying
     for row in rows:
         told = "; ".join(text for text in (row["summary"], row["reason"]) if text)
         table.add_row(*(told if column == "summary" else str(row[column]) for column in COLUMNS))
@@ -63,6 +63,7 @@ def listing(registry: Registry, kind: str | None, show_all: bool) -> list[dict[s
             if found:
                 reason = f"offered by {', '.join(found)}; write distribution:name"
                 rows[-1] |= {"state": "clash", "reason": reason}
+    rows += [_observer_facts(o) for o in registry.observers if kind is None]
     for problem in registry.problems:
         if problem.state == "broken" or show_all:
             rows.append(
@@ -95,6 +96,23 @@ def _state(offer: Offer) -> dict[str, str]:
     return {"state": "disabled" if offer.lack else "ok", "reason": offer.lack}
 
 
+def _observer_facts(observer: Observer) -> dict[str, Any]:
+    return {
+        "name": observer.name,
+        "kind": "observer",
+        "distribution": observer.distribution,
+        "version": observer.version,
+        "summary": f"offers no component; has {', '.join(observer.hooks)}",
+        "state": "ok",
+        "reason": "",
+    }
+
+
+def _observers(registry: Registry, name: str, kind: str | None) -> list[Observer]:
+    """Find plugins that only observe, by their own name or their distribution's."""
+    return [o for o in registry.observers if kind is None and name in (o.name, o.distribution)]
+
+
 @app.command("info")
 def info(
     name: Annotated[str, typer.Argument(help="A component's name, or distribution:name.")],
@@ -106,12 +124,17 @@ def info(
     Example: mmx plugins info mask_token
     """
     registry = Registry.load()
-    rows = [describe(registry, k, name) for k in _kinds_of(registry, name, kind)]
+    watching = [
+        {**_observer_facts(o), "path": "", "parameters": [], "paper": ""}
+        for o in _observers(registry, name, kind)
+    ]
+    rows = watching or [describe(registry, k, name) for k in _kinds_of(registry, name, kind)]
     if as_json:
         typer.echo(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2, default=str))
         return 0
     for row in rows:
-        typer.echo(f"{row['kind']} {row['name']}  ({row['distribution']} {row['version']}, {row['path']})")
+        place = f", {row['path']}" if row["path"] else ""
+        typer.echo(f"{row['kind']} {row['name']}  ({row['distribution']} {row['version']}{place})")
         typer.echo(f"  {row['summary']}")
         if row["reason"]:
             typer.echo(f"  {row['reason']}")
@@ -143,6 +166,8 @@ def check(
     if as_json:
         told = {state: counts[state] for state in ("passed", "failed", "skipped", "expected")}
         typer.echo(json.dumps({"run": len(rows), **told, "checks": rows}, indent=2))
+    elif not offers:
+        typer.echo(f"'{name}' only observes and offers no component: there are no laws to try")
     else:
         told_counts = ", ".join(f"{n} {_TOLD.get(state, state)}" for state, n in counts.items())
         typer.echo(f"{len(rows)} laws tried on {len(offers)} component(s): {told_counts}")
@@ -158,6 +183,8 @@ def _offers_of(registry: Registry, name: str, kind: str | None) -> list[Offer]:
     broken = [p for p in registry.problems if p.distribution == name]
     if broken:
         raise PluginError(f"plugin '{name}' is {broken[0].state}: {broken[0].reason}")
+    if not own and _observers(registry, name, kind):
+        return []
     return own or [registry.find(k, name) for k in _kinds_of(registry, name, kind)]
 
 

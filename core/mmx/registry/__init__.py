@@ -68,6 +68,16 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Observer:
+    """A plugin that offers nothing, and is told what happens."""
+
+    name: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Source:
     name: str
     distribution: str
@@ -82,6 +92,7 @@ class Registry:
     def __init__(self) -> None:
         self.offers: list[Offer] = []
         self.problems: list[Problem] = []
+        self.observers: list[Observer] = []
         self.traces = False
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(hookspecs)
@@ -130,7 +141,7 @@ class Registry:
         try:
             self.manager.register(plugin, name=source.key)
             registered = True
-            self._check_hooks(plugin)
+            hooks = self._check_hooks(plugin)
             offers = [
                 Offer(kind, component, source.distribution, source.version)
                 for kind, hook in KINDS.items()
@@ -141,6 +152,8 @@ class Registry:
                 self.manager.unregister(name=source.key)
             return self._quarantine(source, str(error) or type(error).__name__)
         self.offers += offers
+        if not offers:
+            self.observers.append(Observer(source.name, source.distribution, source.version, hooks))
         self._trace(
             source, f"offers {', '.join(f'{o.kind} {o.component.name}' for o in offers) or 'observers only'}"
         )
@@ -150,8 +163,8 @@ class Registry:
         if self.traces:
             sys.stderr.write(f"mmx: plugin {source.key} {source.version} {told}\n")
 
-    def _check_hooks(self, plugin: Any) -> None:
-        """Refuse misspelt hooks, and a plugin without any (pluggy accepts both silently)."""
+    def _check_hooks(self, plugin: Any) -> tuple[str, ...]:
+        """List its hooks; refuse misspelt ones, and a plugin without any (pluggy accepts both silently)."""
         known = [name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction)]
         marked = [n for n in dir(plugin) if self.manager.parse_hookimpl_opts(plugin, n) is not None]
         for name in marked:
@@ -159,6 +172,7 @@ class Registry:
                 raise PluginError(f"hook '{name}' does not exist.{did_you_mean(name, known)}")
         if not marked:
             raise PluginError(f"implements no hook of project '{PROJECT}'; mark them with mmx.hookimpl")
+        return tuple(marked)
 
     def _call(self, plugin: Any, hook: str) -> Sequence[Component]:
         function = getattr(plugin, hook, None)
