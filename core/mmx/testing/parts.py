@@ -102,11 +102,14 @@ def adapter_keeps_patterns_apart(registry: Registry, offer: Offer) -> None:
 def _trained_by(
     registry: Registry, offer: Offer, counts: Sequence[int] = (1, 2, 3)
 ) -> Iterator[tuple[MultimodalModel, Procedure]]:
-    """Build the procedure with a model of every fusion that it takes, nothing standing in."""
+    """Build the procedure with a model of every fusion that it takes, nothing standing in.
+
+    The first is tried with each count of modalities, the others, of which there may be many, with one.
+    """
     skip = world.partners(registry, "strategy")[0]
     found = 0
     for fusion in world.partners(registry, "fusion"):
-        for count in counts:
+        for count in counts if not found else counts[-1:]:
             model = world.assemble(registry, skip, fusion, count)
             known = {"modalities": model.modalities, "task": world.task(), "pattern": None, "seed": 0}
             known["teacher"] = copy.deepcopy(model)
