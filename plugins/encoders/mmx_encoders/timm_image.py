@@ -115,7 +115,7 @@ class TimmImage(Encoder):
         except (AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise InputError(
                 f"encoder 'timm': '{model}' gives no tokens for images of {shape[1]}x{shape[2]} "
-                f"({first_line(error).rstrip('.')}); leave size out, or take another model"
+                f"({first_line(error)}); leave size out, or take another model"
             ) from error
         finally:
             for hook in hooks:
@@ -137,9 +137,7 @@ def _network(model: str, weights: str, size: int | None) -> Any:
     try:
         network = timm.create_model(model, num_classes=0)
     except RuntimeError as error:  # a tag that there is not
-        raise InputError(
-            f"encoder 'timm': {first_line(error).rstrip('.')}; leave the tag of '{model}' out"
-        ) from error
+        raise InputError(f"encoder 'timm': {first_line(error)}; leave the tag of '{model}' out") from error
     state = None if weights == "none" else read_state(weights)
     own = getattr(network, "pos_embed", None)
     if state is None or (own is not None and "pos_embed" in state and state["pos_embed"].shape != own.shape):
@@ -162,7 +160,8 @@ def _pretrained(model: str) -> nn.Module:
     cached = next((path for path in found if isinstance(path, str)), None)
     if cached is None:
         raise OSError(f"'{place or model}' is not in the hub's cache")
-    overlay = {"file": cached, "custom_load": False}
+    # Read here, where code in a file is never run, whatever the version of timm.
+    overlay = {"state_dict": read_state(cached), "custom_load": False}
     return timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
 
 
@@ -183,9 +182,7 @@ def _sized(network: Any, size: int | None) -> Any:
         try:
             network.set_input_size(img_size=(size, size))
         except (AssertionError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"encoder 'timm': size {size}: {first_line(error).rstrip('.')}; take another"
-            ) from error
+            raise InputError(f"encoder 'timm': size {size}: {first_line(error)}; take another") from error
     return network
 
 
