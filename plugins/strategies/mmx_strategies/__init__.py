@@ -52,6 +52,28 @@ _QMF = """@inproceedings{zhang2023qmf,
   booktitle = {International Conference on Machine Learning},
   year = {2023}
 }"""
+_JOINT_EMBEDDING = """@inproceedings{kim2024jointembedding,
+  title = {Missing Modality Prediction for Unpaired Multimodal Learning via Joint Embedding of
+           Unimodal Models},
+  author = {Kim, Donggeun and Kim, Taesup},
+  booktitle = {European Conference on Computer Vision},
+  year = {2024},
+  note = {arXiv:2407.12616}
+}"""
+
+_SBNET = """@inproceedings{saeed2023sbnet,
+  title = {Single-branch Network for Multimodal Training},
+  author = {Saeed, Muhammad Saad and Nawaz, Shah and Khan, Muhammad Haris and Zaheer, Muhammad Zaigham and
+            Nandakumar, Karthik and Yousaf, Muhammad Haroon and Mahmood, Arif},
+  booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing},
+  year = {2023}
+}
+@article{saeed2024srmm,
+  title = {Modality Invariant Multimodal Learning to Handle Missing Modalities: A Single-Branch Approach},
+  author = {Saeed, Muhammad Saad and Nawaz, Shah and others},
+  journal = {arXiv preprint arXiv:2408.07445},
+  year = {2024}
+}"""
 
 
 @hookimpl
@@ -68,6 +90,12 @@ def register_strategies() -> list[Component]:
         ),
         Component("mask_token", "mmx_strategies.u2a:MaskToken", "a token predicted from what is there", _U2A),
         Component(
+            "joint_embedding",
+            "mmx_strategies.joint_embedding:JointEmbedding",
+            "read-only prompts predict the absent summary token",
+            _JOINT_EMBEDDING,
+        ),
+        Component(
             "prompt", "mmx_strategies.missing_aware_prompts:Prompt", "prompts tell who is absent", _MAP
         ),
     ]
@@ -81,6 +109,12 @@ def register_fusions() -> list[Component]:
             "entropy", "mmx_strategies.mla:EntropyFusion", "one shared head, weighed by certainty", _MLA
         ),
         Component("confidence", "mmx_strategies.qmf:ConfidenceFusion", "heads weighed by their energy", _QMF),
+        Component(
+            "single_branch",
+            "mmx_strategies.single_branch:SingleBranch",
+            "one branch that all modalities share, mean of its logits",
+            _SBNET,
+        ),
     ]
 
 
@@ -110,6 +144,13 @@ def register_procedures() -> list[Component]:
         ),
         Component(
             "ogm_ge", "mmx_strategies.ogm_ge:OgmGe", "the leading modality's gradients shrink", _OGM_GE
+        ),
+        Component(
+            "modality_switching",
+            "mmx_strategies.single_branch:ModalitySwitching",
+            "modalities enter by turns; classes at right angles",
+            _SBNET,
+            example={"order": "items"},  # two drawn batches need not show every modality
         ),
         Component("qmf", "mmx_strategies.qmf:Qmf", "losses of each modality, confidence by history", _QMF),
     ]

@@ -28,6 +28,7 @@ from mmx.contracts import (
     first_token,
 )
 from mmx.errors import InputError
+from mmx_strategies.hiding import hide_one_of_complete
 from mmx_strategies.stand_in import stand_in
 
 
@@ -100,12 +101,7 @@ class MaskToken(Strategy):
 
     def hide(self, presence: Presence) -> Presence:
         """Hide one modality of some complete rows."""
-        if self.dropout == 0 or len(self.modalities) < 2:
-            return presence
-        complete = torch.stack([presence[m] for m in self.modalities]).all(dim=0)
-        hit = complete & (torch.rand(len(complete), device=complete.device) < self.dropout)
-        which = torch.randint(len(self.modalities), complete.shape, device=complete.device)
-        return {m: presence[m] & ~(hit & (which == i)) for i, m in enumerate(self.modalities)}
+        return hide_one_of_complete(presence, self.modalities, self.dropout)
 
     def prompts(self, modality: Modality, presence: Presence) -> Prompts | Tensor | None:
         """Give the proxies that go through this modality's encoder, the same for every row."""
