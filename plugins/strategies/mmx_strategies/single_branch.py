@@ -145,7 +145,7 @@ class ModalitySwitching(Procedure):
     - "items": each row shows one of the modalities that it has, evenly drawn (SBNet's random order);
     - "alternate": rows take turns within the batch (SBNet's vfvf);
     - "halves": each modality has its part of an epoch, in the dataset's order (SBNet's hefhev);
-    - "off": everything that there is, the control.
+    - "none": everything that there is, the control.
 
     `alpha`: what the orthogonal projection loss counts; above 0 it needs fusion `single_branch` and classes.
     `spread`: what pairs of different classes count in it.
@@ -155,7 +155,7 @@ class ModalitySwitching(Procedure):
         self,
         modalities: Sequence[Modality],
         task: Task,
-        order: Literal["random", "items", "alternate", "halves", "off"] = "random",
+        order: Literal["random", "items", "alternate", "halves", "none"] = "random",
         together: float | None = None,
         alpha: float = 1.0,
         spread: float = 0.7,
@@ -180,7 +180,7 @@ class ModalitySwitching(Procedure):
 
     def check(self, model: Model) -> None:
         """Refuse adapters by pattern, and the orthogonal projection loss without the branch's e."""
-        if self.order != "off" and any(adapter.by_pattern for adapter in model.adapters.values()):
+        if self.order != "none" and any(adapter.by_pattern for adapter in model.adapters.values()):
             raise InputError(
                 "procedure 'modality_switching' hides modalities, so rows are not of the one pattern that an "
                 "adapter by pattern trains for; take procedure 'joint'"
@@ -221,7 +221,7 @@ class ModalitySwitching(Procedure):
             "alternate": _alternate,
             "halves": self._part_of_epoch,
         }
-        shown = there & choose[self.order](there) if self.order != "off" else there
+        shown = there & choose[self.order](there) if self.order != "none" else there
         return dict(zip(self.modalities, shown, strict=True))
 
     def _draw_batch(self, there: Bool[Tensor, "modalities batch"]) -> Bool[Tensor, "modalities _"]:
