@@ -72,7 +72,8 @@ def build_model(
     model.projectors.requires_grad_(not own or any(p.requires_grad for p in own))
     if start:
         model.projectors.load_state_dict(_part(start, "projectors"))
-        model.strategy.load_state_dict(_part(start, "strategy"))
+        if kept := _part(start, "strategy"):  # none where the phase before had another strategy
+            model.strategy.load_state_dict(kept)
     _check_patterns(model, spec)
     _try_out(model, examples, spec)
     return model
@@ -98,7 +99,8 @@ def hand_over(model: MultimodalModel, now: TrialSpec, then: TrialSpec) -> dict[s
     """Give a model's state for a next phase, on plain weights: what was adapted is folded in first.
 
     An adapter by pattern cannot be, since its sets differ; it goes on, and InputError says where the next
-    phase has another in its place.
+    phase has another in its place. A strategy goes on where the next phase has the same one, else it starts
+    anew there.
     """
     parts = [(m, encoder, now.adapters[m], then.adapters[m]) for m, encoder in model.encoders.items()]
     for name, module, own, next_own in [
@@ -112,7 +114,10 @@ def hand_over(model: MultimodalModel, now: TrialSpec, then: TrialSpec) -> dict[s
                 f"adapter '{own.name}' keeps parameters for each availability pattern; the next phase has "
                 f"'{next_own.name}' in its place, or other options: write the same adapter again, or restart"
             )
-    return model.state_dict()
+    state = model.state_dict()
+    if now.strategy != then.strategy:
+        state = {n: t for n, t in state.items() if not n.startswith("strategy.")}
+    return state
 
 
 def take_trained(model: MultimodalModel, state: State) -> None:

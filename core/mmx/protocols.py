@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ class Protocol(ABC):
     A rate is a fraction of 0 to 1, or one a modality. A mapping in which a single modality has a rate above
     zero means under every protocol: only that one goes missing.
     """
+
+    samples_apart: ClassVar[bool] = True
+    """Whether a sample's mask hangs on its own id alone; False: on all that it is drawn together with."""
 
     @abstractmethod
     def draw(

@@ -14,6 +14,7 @@ from mmx.config import TrialSpec
 from mmx.contracts import Adapter, Batch
 from mmx.errors import ConfigError, TrialError
 from mmx.sweep import Plan
+from mmx.sweep.parameters import flat_parameters
 from mmx.trial import Bench, run_trial
 from mmx.trial.phases import train_in_phases
 
@@ -301,6 +302,39 @@ def test_a_frozen_fusion_keeps_its_head_and_projectors(plan_toy: PlanToy) -> Non
 
 
 # ------------------------------------------------------------------------------------------ what is told
+
+
+SKIP_THEN_TOKENS = [{"strategy": "skip"}, {"strategy": "mask_token"}, {}]
+
+
+def test_a_phase_may_have_a_strategy_of_its_own_which_then_starts_anew(plan_toy: PlanToy) -> None:
+    plan = plan_toy({"strategy": "mask_token", "training.phases": SKIP_THEN_TOKENS})
+    spec = plan.cells[0].spec
+    assert [s.strategy.name for s in spec.stages()] == ["skip", "mask_token", "mask_token"]
+    first, second, third = spec.stages()
+    model = plan.bench.model(first)
+    state = hand_over(model, first, second)
+    fresh = plan.bench.model(second, state)
+    anew = plan.bench.model(second).strategy.state_dict()
+    assert anew and all(torch.equal(t, anew[n]) for n, t in fresh.strategy.state_dict().items())
+    with torch.no_grad():
+        for parameter in fresh.strategy.parameters():
+            parameter.add_(1.0)
+    kept = plan.bench.model(third, hand_over(fresh, second, third)).strategy.state_dict()
+    assert all(torch.equal(t, kept[n]) for n, t in fresh.strategy.state_dict().items())
+
+
+def test_the_strategy_of_the_last_phase_is_logged_and_trains(plan_toy: PlanToy) -> None:
+    plan = plan_toy({"training.phases": [{"strategy": "skip"}, {"strategy": "mask_token"}]})
+    spec = plan.cells[0].spec
+    assert flat_parameters(spec)["strategy"] == "mask_token"
+    outcome = run_trial(spec, plan.bench, torch.device("cpu"))
+    assert any(name.startswith("strategy.") for name in outcome.state)
+
+
+def test_phases_without_a_strategy_of_their_own_change_no_point(plan_toy: PlanToy) -> None:
+    content = plan_toy({"training.phases": [{}]}).cells[0].spec.numbers()
+    assert "strategy" not in content["training"]["phases"][0]
 
 
 def test_epochs_go_on_counting_from_phase_to_phase(plan_toy: PlanToy) -> None:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmx.builtin.protocols.missing_table import MissingTable
 from mmx.builtin.protocols.patterns import Patterns
 from mmx.builtin.protocols.per_cell import PerCell
 from mmx.builtin.protocols.per_modality import PerModality
@@ -31,6 +32,7 @@ from mmx.registry import Registry
 from mmx.testing import world
 
 OFFERS = [o for o in Registry.load().offers if o.kind == "protocol"]
+APART = [o for o in OFFERS if Registry.load().load_class("protocol", o.component.name).samples_apart]
 every_protocol = pytest.mark.parametrize("offer", OFFERS, ids=lambda o: o.component.name)
 few = settings(deadline=None, max_examples=25)
 counts = st.integers(2, 4)
@@ -52,7 +54,7 @@ def stacked(presence: Presence) -> torch.Tensor:
     return torch.stack(list(presence.values()))
 
 
-@every_protocol
+@pytest.mark.parametrize("offer", APART, ids=lambda o: o.component.name)
 @given(count=counts, share=shares, seed=seeds, order=st.randoms(use_true_random=False))
 @few
 def test_mask_of_a_sample_hangs_on_no_other_sample(
@@ -294,6 +296,65 @@ def test_per_sample_splits_evenly_by_default() -> None:
 def test_per_sample_refuses_shares_above_one() -> None:
     with pytest.raises(InputError, match="exceed one"):
         PerSample().draw({"m0": 0.7, "m1": 0.7}, IDS, world.names(2), 0)
+
+
+@given(rows=st.integers(1, 200), rate=shares, ratio=shares, seed=seeds)
+@few
+def test_missing_table_takes_exact_numbers_and_one_of_a_sample_at_most(
+    rows: int, rate: float, ratio: float, seed: int
+) -> None:
+    drawn = MissingTable(("text", "image"), "both", ratio).draw(rate, IDS[:rows], ("text", "image"), seed)
+    affected = int(rows * rate)
+    assert int((~drawn["image"]).sum()) == int(affected * ratio)
+    assert int((~drawn["text"]).sum()) == affected - int(affected * ratio)
+    assert bool((drawn["image"] | drawn["text"]).all())
+
+
+@pytest.mark.parametrize("lost", ["text", "image"])
+def test_missing_table_of_one_type_takes_that_modality_alone(lost: str) -> None:
+    protocol = MissingTable(("text", "image"), lost)
+    drawn = protocol.draw(0.7, IDS, ("text", "image"), 0)
+    absent = {m: int((~p).sum()) for m, p in drawn.items()}
+    assert absent == {"text": 0, "image": 0} | {lost: 140}
+    assert protocol.weights(0.7, ("text", "image"))[frozenset({"text", "image"} - {lost})] == pytest.approx(
+        0.7
+    )
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_missing_table_takes_each_of_more_modalities_equally_often(count: int) -> None:
+    drawn = MissingTable(world.names(count)).draw(0.5, IDS, world.names(count), 0)
+    absent = [int((~p).sum()) for p in drawn.values()]
+    assert sum(absent) == 100 and max(absent) - min(absent) <= 1
+
+
+def test_missing_table_keeps_its_numbers_under_natural_absence_in_each_group() -> None:
+    natural = {"m0": torch.ones(200, dtype=torch.bool), "m1": torch.arange(200) < 80}
+    drawn = draw_presence(MissingTable(("m0", "m1")), 0.5, IDS, natural, 0)
+    assert int((~drawn["m0"]).sum()) == 20 and int((natural["m1"] & ~drawn["m1"]).sum()) == 20
+
+
+def test_missing_table_hangs_on_who_is_drawn_together_but_not_on_their_order() -> None:
+    protocol, names = MissingTable(("m0", "m1")), ("m0", "m1")
+    whole = protocol.draw(0.5, IDS, names, 0)
+    turned = protocol.draw(0.5, IDS[::-1], names, 0)
+    assert all(torch.equal(whole[m], turned[m].flip(0)) for m in names)
+    half = stacked(protocol.draw(0.5, IDS[:100], names, 0))
+    assert int((~half).sum()) == 50 and not torch.equal(half, stacked(whole)[:, :100])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"type": "texd"}, "neither 'both' nor a modality.*text"),
+        ({"both_ratio": 1.5}, "no fraction"),
+        ({"type": "text", "both_ratio": 0.5}, "is for type 'both'"),
+    ],
+    ids=["type", "ratio", "ratio of one"],
+)
+def test_missing_table_refuses_what_cannot_be(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        MissingTable(("text", "image"), **options)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

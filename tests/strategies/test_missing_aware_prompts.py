@@ -135,3 +135,55 @@ def test_plan_refuses_prompts_for_a_fusion_that_takes_none(plan_toy: Any) -> Non
 def test_sets_do_not_start_alike() -> None:
     sets = strategy(3).sets["m0"].detach()
     assert len({tuple(row.tolist()) for row in sets.flatten(0, 2)}) == sets.flatten(0, 2).shape[0]
+
+
+@pytest.mark.parametrize(
+    ("level", "rows"), [("input", [[0], [1], [2]]), ("attention", [[0, 2], [1, 3], [0, 2]])]
+)
+def test_the_released_start_is_zeros_with_a_row_of_ones_for_each_pattern(level: Any, rows: list[Any]) -> None:
+    model = strategy(where="fusion", fusion_layers=2, level=level, start="released")
+    presence = everyone(2)  # complete, m0 alone, m1 alone
+    tokens = {m: Tokens(torch.zeros(3, 1, WIDTH), p[:, None]) for m, p in presence.items()}
+    prompts = model.fill(tokens, presence, None).prompts
+    assert prompts is not None
+    expected = torch.zeros(3, 2, 4, WIDTH)
+    for pattern, ones in enumerate(rows):
+        expected[pattern, :, ones] = 1.0
+    assert torch.equal(prompts.values, expected)
+
+
+def test_released_sets_of_an_encoder_begin_with_the_complete_pattern() -> None:
+    chosen = strategy(start="released").prompts("m1", everyone(2))
+    assert isinstance(chosen, Prompts)
+    complete, alone = chosen.values[0], chosen.values[2]
+    assert bool((complete[:, 0] == 1).all()) and bool((alone[:, 1] == 1).all())
+    assert float(chosen.values[[0, 2]].sum()) == 2 * 2 * WIDTH
+
+
+def test_tokens_that_start_alike_stay_alike_which_noise_avoids(registry: Registry) -> None:
+    fusion = registry.find("fusion", "transformer")
+    apart = {}
+    for start in ("released", "noise"):
+        model = world.assemble(registry, registry.find("strategy", "skip"), fusion, 2)
+        facts = {m: EncoderFacts.of(e) for m, e in model.encoders.items()}  # type: ignore[arg-type]
+        model.strategy = Prompt(model.modalities, world.WIDTH, facts, 2, 4, 6, "input", "fusion", start)  # type: ignore[arg-type]
+        batch = world.batch_of({m: [1, 1, 1, 1] for m in model.modalities})
+        optimizer = torch.optim.SGD(model.strategy.parameters(), lr=1.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            world.task().loss(model(batch).logits, batch.target).backward()
+            optimizer.step()
+        learned = model.strategy.sets["fusion"][2, 0].detach()  # type: ignore[index]
+        apart[start] = not torch.allclose(learned[1], learned[3], atol=1e-6)
+    assert apart == {"released": False, "noise": True}
+
+
+@pytest.mark.parametrize("where", ["encoder", "fusion"])
+def test_unaware_prompts_are_one_set_whoever_is_absent(where: Any) -> None:
+    model = strategy(3, where=where, fusion_layers=2, aware=False)
+    assert not model.encodes_by_pattern and all(len(s) == 1 for s in model.sets.values())
+    presence = everyone(3)
+    tokens = {m: Tokens(torch.zeros(7, 9, WIDTH), p[:, None].expand(-1, 9)) for m, p in presence.items()}
+    found = model.fill(tokens, presence, None).prompts if where == "fusion" else model.prompts("m1", presence)
+    assert isinstance(found, Prompts)
+    assert len(found.values) == 7 and bool((found.values == found.values[:1]).all())

@@ -45,6 +45,7 @@ def register_adapters() -> list[Component]:
     """Offer the built-in adapters."""
     return [
         _here("adapters.frozen:Frozen", "nothing of the encoder trains (linear probe)"),
+        _here("adapters.head_only:HeadOnly", "of the fusion only its head trains, of an encoder nothing"),
         _here("adapters.full:Full", "everything of the encoder trains (fine-tuning)"),
         _here("adapters.lora:Lora", "low-rank updates of the maps that the encoder's author chose", _LORA),
         _here("adapters.bitfit:BitFit", "only the encoder's biases train", _BITFIT),
@@ -64,6 +65,7 @@ def register_protocols() -> list[Component]:
         _here("protocols.per_modality:PerModality", "each modality of each sample is absent on its own"),
         _here("protocols.per_sample:PerSample", "a share of the samples loses exactly one modality", _MAP),
         _here("protocols.per_cell:PerCell", "a share of all sample-modality cells; each sample keeps one"),
+        _here("protocols.missing_table:MissingTable", "an exact number of the samples loses one", _MAP),
         Component(
             "patterns",
             "mmx.builtin.protocols.patterns:Patterns",

@@ -205,7 +205,7 @@ def component_keys(trial: Mapping[str, Any]) -> dict[str, str]:
     return keys
 
 
-PHASE_PARTS = {"fusion_adapter": "adapter", "procedure": "procedure"}
+PHASE_PARTS = {"strategy": "strategy", "fusion_adapter": "adapter", "procedure": "procedure"}
 """What else than adapters a phase may set of the trial's components."""
 
 

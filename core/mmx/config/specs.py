@@ -31,6 +31,8 @@ class PhaseSpec:
     """Keys of `training` that it sets."""
     restart: bool = False
     """Start from the pretrained encoders, not from the phase before, which then only teaches."""
+    strategy: ComponentSpec | None = None
+    """Where it is another than in the phase before, it starts anew."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class TrialSpec:
             adapters=phase.adapters or self.adapters,
             fusion_adapter=phase.fusion_adapter or self.fusion_adapter,
             procedure=phase.procedure or self.procedure,
+            strategy=phase.strategy or self.strategy,
             training=replace(self.training, **phase.training, phases=()),
             missing=replace(self.missing, train=train),
         )
@@ -143,6 +146,9 @@ class TrialSpec:
     def numbers(self) -> dict[str, Any]:
         """Give, as plain data, what its numbers depend on."""
         content = self.to_dict()
+        for phase in content["training"]["phases"]:
+            if phase["strategy"] is None:  # points from before phases could have one keep their names
+                del phase["strategy"]
         for training in (content["training"], *(p["training"] for p in content["training"]["phases"])):
             training.pop("loader_workers", None)
             if training.pop("frozen_cache_gigabytes", 0):

@@ -9,10 +9,11 @@ from mmx.config import SINGLE, TrialSpec, digest, plain
 def flat_parameters(spec: TrialSpec) -> dict[str, str]:
     """Give a trial's parameters as flat dotted keys, a component's own name under its kind.
 
-    Adapters and procedure are those of its last phase.
+    Adapters, procedure and strategy are those of its last phase.
     """
     last = spec.stages()[-1]
     used = {"adapters": last.adapters, "fusion_adapter": last.fusion_adapter, "procedure": last.procedure}
+    used |= {"strategy": last.strategy}
     content = {**spec.to_dict(), **plain(used)}
     flat: dict[str, str] = {}
     for kind in SINGLE:

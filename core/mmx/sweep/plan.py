@@ -105,7 +105,7 @@ def _build_each_model(plan: Plan) -> None:
 
 def _training(spec: TrialSpec) -> list[object]:
     return [
-        (s.adapters, s.fusion_adapter, s.procedure, s.missing.train.pattern(tuple(s.encoders)))
+        (s.adapters, s.fusion_adapter, s.procedure, s.strategy, s.missing.train.pattern(tuple(s.encoders)))
         for s in spec.stages()
     ]
 

@@ -24,7 +24,7 @@ from mmx.errors import Fault, InputError, did_you_mean
 from mmx.registry import Registry
 from mmx.registry.signature import bind, options
 
-OF_THE_TRIAL = ("dataset", "encoders", "strategy", "fusion", "missing", "phases")
+OF_THE_TRIAL = ("dataset", "encoders", "fusion", "missing", "phases")
 """What a phase cannot set."""
 
 
@@ -103,7 +103,7 @@ class Resolver:
         if not isinstance(given, Mapping):
             faults.append(Fault(key, f"{given!r} is no mapping of keys to values"))
             return PhaseSpec()
-        own = ("adapter", "fusion_adapter", "procedure", "rate", "modalities", "restart")
+        own = ("adapter", "fusion_adapter", "procedure", "strategy", "rate", "modalities", "restart")
         budget = {k: v for k, v in given.items() if k not in own}
         known = [*own, *(f.name for f in fields(TrainingSpec) if f.name != "phases")]
         for name in budget:
@@ -128,6 +128,7 @@ class Resolver:
             train.modalities if "modalities" in given else None,
             {k: getattr(training, k) for k in budget},
             bool(given.get("restart", False)),
+            parts.get("strategy"),
         )
 
     def _adapters(
@@ -214,7 +215,7 @@ class Resolver:
 
 
 def _settled(spec: TrialSpec) -> TrialSpec:
-    """Let a trial whose phases all have an adapter or procedure of their own have the last one's.
+    """Let a trial whose phases all have an adapter, procedure or strategy of their own have the last one's.
 
     So what no phase uses is no part of the point, and what is logged is what was used.
     """
@@ -225,4 +226,6 @@ def _settled(spec: TrialSpec) -> TrialSpec:
         spec = replace(spec, fusion_adapter=last.fusion_adapter)
     if all(p.procedure for p in phases):
         spec = replace(spec, procedure=last.procedure)
+    if all(p.strategy for p in phases):
+        spec = replace(spec, strategy=last.strategy)
     return spec

@@ -7,8 +7,11 @@ attention level split into 8 extra keys and 8 extra values; an absent modality e
 
 Our choices: one set for every availability pattern, for any number of modalities; prompts in the unimodal
 encoders (`where="encoder"`), in the fusion transformer ("fusion"), or both; an absent modality has no tokens
-at all instead of a dummy; N(0, 0.02²) at the start instead of zeros with one row of ones (zeros give every
-token of a set the same gradient).
+at all instead of a dummy; N(0, 0.02²) at the start instead of zeros with one row of ones (`start="released"`:
+at the input level tokens that start alike get the same gradient, and stay alike for ever).
+
+The release's table of who is absent is protocol `missing_table`; sweeps/map.yaml has the whole method: a
+fusion transformer, trained first, then frozen but for its head, and prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +32,11 @@ class Prompt(Strategy):
     `length` tokens for each of the first `depth` layers (as many as there are); `level` "input" or
     "attention"; `where` "encoder", "fusion" or "both". An encoder that takes plain prompts only gets the
     first layer's, at the input level.
+
+    `start`: "noise", or "released": zeros, but for ones in one row of every layer's prompts, the i-th row in
+    the set of the i-th pattern, the fullest first (complete, without the second, without the first); at the
+    attention level the same row of keys and of values. With more patterns than rows it begins again [choice].
+    `aware`: false gives every pattern the same set, the control of what telling them apart brings [choice].
     """
 
     def __init__(
@@ -41,6 +49,8 @@ class Prompt(Strategy):
         depth: int = 6,
         level: Literal["input", "attention"] = "input",
         where: Literal["encoder", "fusion", "both"] = "encoder",
+        start: Literal["noise", "released"] = "noise",
+        aware: bool = True,
     ) -> None:
         super().__init__()
         if length < 1 or depth < 1 or (level == "attention" and length % 2):
@@ -50,20 +60,22 @@ class Prompt(Strategy):
             )
         self.modalities = tuple(modalities)
         self.level: Literal["input", "attention"] = level
-        self.encodes_by_pattern = where != "fusion"
+        self.start = start
+        self.aware = aware
+        self.encodes_by_pattern = aware and where != "fusion"
         self.sets = nn.ParameterDict()
         self.fronts = dict.fromkeys(self.modalities, 0)
         self.plain = {m for m in self.modalities if encoders[m].prompt_layers == 0}
         for m in self.modalities if where != "fusion" else ():
             layers = self._layers(m, encoders[m], depth, level)
-            self.sets[m] = self._new(2 ** (len(self.modalities) - 1), layers, length, encoders[m].width)
+            codes = range(2 ** (len(self.modalities) - 1) if aware else 1)
+            self.sets[m] = self._new(codes, layers, length, encoders[m].width)
             self.fronts[m] = layers * length if level == "input" else 0
         if where != "encoder":
             if not fusion_layers:
                 raise InputError("strategy 'prompt': the fusion takes no prompts; choose fusion: transformer")
-            self.sets[FUSION] = self._new(
-                2 ** len(self.modalities) - 1, min(depth, fusion_layers), length, width
-            )
+            codes = range(1, 2 ** len(self.modalities) if aware else 2)
+            self.sets[FUSION] = self._new(codes, min(depth, fusion_layers), length, width)
 
     @staticmethod
     def _layers(m: Modality, facts: EncoderFacts, depth: int, level: str) -> int:
@@ -75,16 +87,23 @@ class Prompt(Strategy):
             raise InputError(f"strategy 'prompt': the encoder of '{m}' takes prompts at its input only")
         return min(depth, max(1, facts.prompt_layers))
 
-    @staticmethod
-    def _new(sets: int, layers: int, length: int, width: int) -> nn.Parameter:
-        return nn.Parameter(torch.randn(sets, layers, length, width) * 0.02)
+    def _new(self, codes: Sequence[int], layers: int, length: int, width: int) -> nn.Parameter:
+        """Make the sets of the patterns that are numbered by `codes`, in their order."""
+        if self.start == "noise":
+            return nn.Parameter(torch.randn(len(codes), layers, length, width) * 0.02)
+        sets = torch.zeros(len(codes), layers, length, width)
+        rows = length if self.level == "input" else length // 2
+        fullest_first = sorted(codes, key=lambda code: (-code.bit_count(), code))
+        for place, code in enumerate(fullest_first):
+            sets[codes.index(code), :, place % rows :: rows] = 1.0
+        return nn.Parameter(sets)
 
     def prompts(self, modality: Modality, presence: Presence) -> Prompts | Tensor | None:
         """Give each row the set of its pattern, among the patterns that have this modality."""
         if modality not in self.sets:
             return None
         others = [m for m in self.modalities if m != modality]
-        chosen = self.sets[modality][_code(others, presence)]  # (batch, layers, length, width)
+        chosen = self.sets[modality][self._set(others, presence, 0)]  # (batch, layers, length, width)
         return chosen[:, 0] if modality in self.plain else Prompts(chosen, self.level)
 
     def fill(self, tokens: TokenMap, presence: Presence, targets: TokenMap | None) -> Filled:
@@ -95,8 +114,13 @@ class Prompt(Strategy):
         }
         if FUSION not in self.sets:
             return Filled(own)
-        chosen = self.sets[FUSION][_code(self.modalities, presence) - 1]
+        chosen = self.sets[FUSION][self._set(self.modalities, presence, 1)]
         return Filled(own, prompts=Prompts(chosen, self.level))
+
+    def _set(self, modalities: Sequence[Modality], presence: Presence, first: int) -> Tensor:
+        """Give each row's place among the sets, of which the first is that of the pattern numbered `first`."""
+        codes = _code(modalities, presence) - first
+        return codes if self.aware else torch.zeros_like(codes)
 
 
 def _code(modalities: Sequence[Modality], presence: Presence) -> Tensor:
