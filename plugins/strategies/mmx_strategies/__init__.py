@@ -74,6 +74,23 @@ _SBNET = """@inproceedings{saeed2023sbnet,
   journal = {arXiv preprint arXiv:2408.07445},
   year = {2024}
 }"""
+_WANDER = """@inproceedings{guo2025wander,
+  title = {A Wander Through the Multimodal Landscape: Efficient Transfer Learning via Low-rank Sequence
+           Multimodal Adapter},
+  author = {Guo, Zirun and Cheng, Xize and Wu, Yangyang and Jin, Tao},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year = {2025},
+  note = {arXiv:2412.08979}
+}"""
+
+_ALL_STAGE = """@article{zhao2024allstage,
+  title = {Dealing with All-stage Missing Modality: Towards A Universal Model with Robust Reconstruction and
+           Personalization},
+  author = {Zhao, Yunpeng and Chen, Cheng and Pang, Qing You and Li, Quanzheng and Tang, Carol and
+            Ang, Beng-Ti and Jin, Yueming},
+  journal = {arXiv preprint arXiv:2406.01987},
+  year = {2024}
+}"""
 
 
 @hookimpl
@@ -98,6 +115,12 @@ def register_strategies() -> list[Component]:
         Component(
             "prompt", "mmx_strategies.missing_aware_prompts:Prompt", "prompts tell who is absent", _MAP
         ),
+        Component(
+            "all_stage",
+            "mmx_strategies.all_stage:AllStage",
+            "reconstructed tokens stand in, scaled and shifted by the pattern",
+            _ALL_STAGE,
+        ),
     ]
 
 
@@ -107,6 +130,9 @@ def register_fusions() -> list[Component]:
     return [
         Component(
             "entropy", "mmx_strategies.mla:EntropyFusion", "one shared head, weighed by certainty", _MLA
+        ),
+        Component(
+            "wander", "mmx_strategies.wander:Wander", "a low-rank product of all modalities' tokens", _WANDER
         ),
         Component("confidence", "mmx_strategies.qmf:ConfidenceFusion", "heads weighed by their energy", _QMF),
         Component(
@@ -136,6 +162,12 @@ def register_procedures() -> list[Component]:
     """Offer the procedures of published methods."""
     return [
         Component("alternating", "mmx_strategies.mla:Alternating", "one step a modality, in turn", _MLA),
+        Component(
+            "co_distillation",
+            "mmx_strategies.all_stage:CoDistillation",
+            "the completed input teaches the observed one",
+            _ALL_STAGE,
+        ),
         Component(
             "distillation",
             "mmx_strategies.mmlora:Distillation",
