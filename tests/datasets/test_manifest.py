@@ -116,6 +116,14 @@ def test_an_empty_cell_is_natural_absence(home: Path) -> None:
     assert split.natural["lab"].tolist() == [False, True, True, True]
 
 
+def test_only_an_empty_cell_is_absence(tmp_path: Path) -> None:
+    rows = [
+        {"note": text, "x": i, "label": i % 2, "split": "train"} for i, text in enumerate(["NA", "null", ""])
+    ]
+    dataset = opened(write_csv(tmp_path / "t.csv", rows), columns={"note": "text", "x": ["x"]}, id_column="")
+    assert ["note" in sample.inputs for sample in dataset.split("train")] == [True, True, False]
+
+
 def test_each_kind_has_one_shape(home: Path) -> None:
     samples = list(opened(home / "table.csv").split("test"))
     shapes = {(m, tuple(x.shape), x.dtype) for s in samples for m, x in s.inputs.items()}
@@ -220,7 +228,8 @@ def test_an_unreadable_file_may_be_absence(
     rows = [{"photo": name, "note": "n", "label": i, "split": "train"}
             for i, name in enumerate(("good.png", "not there.png"))]  # fmt: skip
     options = {"columns": {"photo": "image", "note": "text"}, "id_column": "", "on_error": "absent"}
-    split = Split(opened(write_csv(tmp_path / "t.csv", rows), **options), "train", ("photo", "note"))
+    with pytest.warns(UserWarning, match=r"1 files of 't.csv' cannot be read .* stands in row 2"):
+        split = Split(opened(write_csv(tmp_path / "t.csv", rows), **options), "train", ("photo", "note"))
     assert split.natural["photo"].tolist() == [True, False]
     assert "photo" not in split.samples[1].inputs
 

@@ -4,6 +4,7 @@ An empty cell is natural absence. docs/datasets.md shows a table and its sweep f
 """
 
 import os
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -189,7 +190,18 @@ class Rows(Sequence[Sample]):
                     "take the row out of the table"
                 )
             broken |= {(place, m) for m in failed}
+        if broken:
+            warnings.warn(
+                f"manifest: {len(broken)} files of '{self.dataset.path.name}' cannot be read and count as "
+                f"absent (on_error: absent); the first stands in row {self._row(min(broken)[0])}",
+                stacklevel=2,
+            )
         return Rows(self.dataset, self.rows, frozenset(broken))
+
+    def _row(self, place: int) -> Any:
+        """Give the number in the table of a row of this split."""
+        number = bisect_right(self.starts, place) - 1
+        return self.pieces[number].column("row")[place - self.starts[number]]
 
     def _value(self, modality: Modality, cell: Any) -> Any:
         """Give what stands in a cell; a path is seen from the table's folder."""

@@ -50,7 +50,10 @@ def _csv(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         _known(path, names, next(plain.reader(file, delimiter=parse.delimiter), []))
     convert = csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), include_columns=list(names), strings_can_be_null=True
+        column_types=dict.fromkeys(names, pa.string()),
+        include_columns=list(names),
+        strings_can_be_null=True,
+        null_values=[""],  # a text may well be "NA" or "null"
     )
     with csv.open_csv(path, parse_options=parse, convert_options=convert) as reader:
         yield from (batch for batch in reader if batch.num_rows)
