@@ -196,6 +196,12 @@ class Strategy(nn.Module, ABC):
     encodes_by_pattern: bool = False
     """Whether its prompts depend on who is present, so that evaluation must encode once a pattern."""
 
+    def prepare(self, encodings: Iterator[TokenMap]) -> None:  # noqa: B027 optional
+        """Look once at what the encoders make of all training rows, before the first step of a training.
+
+        For what is found by counting instead of gradients: prototypes, say. It is kept in buffers.
+        """
+
     def hide(self, presence: Presence) -> Presence:
         """Hide more, in training only (modality dropout); at least one modality a row must remain."""
         return presence
@@ -289,6 +295,7 @@ class Model(Interface):
 
     modalities: tuple[Modality, ...]
     encoders: nn.ModuleDict
+    strategy: Strategy
     fusion: Fusion
     adapters: dict[str, Adapter]
 

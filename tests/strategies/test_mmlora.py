@@ -19,6 +19,7 @@ from mmx.testing import world
 from mmx.trial import Bench, Outcome, run_trial
 from mmx.trial.phases import train_in_phases
 from mmx_strategies.mmlora import Distillation
+from mmx_strategies.skip import Skip
 
 PlanToy = Callable[..., Plan]
 Staged = tuple[TrialSpec, Bench]
@@ -210,6 +211,7 @@ class Fixed(nn.Module):
             {m: nn.Parameter(torch.randn(len(p), 2, world.WIDTH)) for m, p in presence.items()}
         )
         self.valid = {m: torch.tensor(p, dtype=torch.bool) for m, p in presence.items()}
+        self.strategy: Any = Skip()
         self.fusion: Any = nn.Linear(world.WIDTH, world.CLASSES)
         self.adapters: dict[str, Any] = {}
         self.extra = losses

@@ -93,6 +93,14 @@ _ALL_STAGE = """@article{zhao2024allstage,
 }"""
 
 
+_SMIL = """@inproceedings{ma2021smil,
+  title = {{SMIL}: Multimodal Learning with Severely Missing Modality},
+  author = {Ma, Mengmeng and Ren, Jian and Zhao, Long and Tulyakov, Sergey and Wu, Cathy and Peng, Xi},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year = {2021}
+}"""
+
+
 @hookimpl
 def register_strategies() -> list[Component]:
     """Offer the built-in strategies."""
@@ -115,6 +123,7 @@ def register_strategies() -> list[Component]:
         Component(
             "prompt", "mmx_strategies.missing_aware_prompts:Prompt", "prompts tell who is absent", _MAP
         ),
+        Component("smil", "mmx_strategies.smil:Smil", "mixed prototypes stand in, features regularised", _SMIL),
         Component(
             "all_stage",
             "mmx_strategies.all_stage:AllStage",
@@ -184,5 +193,6 @@ def register_procedures() -> list[Component]:
             _SBNET,
             example={"order": "items"},  # two drawn batches need not show every modality
         ),
+        Component("smil", "mmx_strategies.smil:Meta", "steps on what lacks something, through those", _SMIL),
         Component("qmf", "mmx_strategies.qmf:Qmf", "losses of each modality, confidence by history", _QMF),
     ]
