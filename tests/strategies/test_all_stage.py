@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmx.builtin.fusions.mean import Mean
 from mmx.builtin.fusions.mean_logits import MeanLogits
 from mmx.builtin.fusions.transformer import TransformerFusion
 from mmx.contracts import Filled, Presence, Step, TokenMap, Tokens
@@ -323,7 +322,7 @@ def test_complete_rows_have_nothing_to_teach() -> None:
 
 
 def test_what_only_stands_in_is_the_teachers_alone() -> None:
-    model = model_of(ZeroFill(), fusion=Mean)
+    model = model_of(ZeroFill())
     step = step_of(model, SOME)
     batch = world.batch_of(SOME)
     student = model.fusion(hidden(model(batch).tokens, batch.presence))
