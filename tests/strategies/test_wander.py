@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmx.builtin.adapters.full import Full
+from mmx.builtin.adapters.part import Part
 from mmx.contracts import Tokens
 from mmx.errors import InputError
 from mmx.testing import world
@@ -266,7 +266,7 @@ def test_a_row_without_any_modality_has_finite_logits() -> None:
 def test_phases_train_the_base_and_then_the_product_each_with_the_head() -> None:
     fusion = fusion_of()
     for part in ("base", "product"):
-        Full(targets=f"({part}|head).*").apply(fusion)
+        Part(targets=f"({part}|head).*").apply(fusion)
         trains = {n.split(".")[0] for n, p in fusion.named_parameters() if p.requires_grad}
         assert trains == {part, "head"}
 
@@ -294,6 +294,9 @@ def test_sizes_below_one_are_refused(name: str) -> None:
         fusion_of(**{name: 0})
 
 
-def test_targets_that_match_no_parameter_are_refused() -> None:
-    with pytest.raises(InputError, match=r"'nothing\.\*' match no parameter of Wander"):
-        Full(targets="nothing.*").apply(fusion_of())
+@pytest.mark.parametrize(
+    ("targets", "told"), [("nothing.*", "match no parameter of Wander"), ("(", "is no regular expression")]
+)
+def test_targets_that_match_no_parameter_or_are_no_regex_are_refused(targets: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Part(targets).apply(fusion_of())

@@ -47,6 +47,12 @@ def register_adapters() -> list[Component]:
         _here("adapters.frozen:Frozen", "nothing of the encoder trains (linear probe)"),
         _here("adapters.head_only:HeadOnly", "of the fusion only its head trains, of an encoder nothing"),
         _here("adapters.full:Full", "everything of the encoder trains (fine-tuning)"),
+        Component(
+            "part",
+            "mmx.builtin.adapters.part:Part",
+            "the named parameters of the encoder, or of the fusion, train",
+            example={"targets": ".*"},
+        ),
         _here("adapters.lora:Lora", "low-rank updates of the maps that the encoder's author chose", _LORA),
         _here("adapters.bitfit:BitFit", "only the encoder's biases train", _BITFIT),
     ]

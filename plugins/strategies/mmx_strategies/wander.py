@@ -49,7 +49,7 @@ Start = Literal["identity", "released"]
 class Wander(Fusion):
     """A transformer over the tokens of all modalities, Wander on what comes out, and a head of two layers.
 
-    Two phases: first base and head train (`fusion_adapter: {name: full, targets: '(base|head).*'}`), then
+    Two phases: first base and head train (`fusion_adapter: {name: part, targets: '(base|head).*'}`), then
     encoders are frozen, and product and head train (`'(product|head).*'`); see sweeps/wander.yaml. A row
     without any modality gets the head's answer to zeros.
 
