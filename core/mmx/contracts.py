@@ -196,7 +196,7 @@ class Strategy(nn.Module, ABC):
     encodes_by_pattern: bool = False
     """Whether its prompts depend on who is present, so that evaluation must encode once a pattern."""
 
-    def prepare(self, encodings: Iterator[TokenMap]) -> None:  # noqa: B027 optional
+    def prepare(self, encodings: Iterator[TokenMap]) -> None:
         """Look once at what the encoders make of all training rows, before the first step of a training.
 
         For what is found by counting instead of gradients: prototypes, say. It is kept in buffers.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmx.config import TrainingSpec
-from mmx.contracts import Presence, Procedure
+from mmx.contracts import Presence, Procedure, Strategy
 from mmx.course import Course, Figures, Fit, Monitor
 from mmx.data import Split, rows_that_have_any, shuffled, to_device
 from mmx.errors import DataError
@@ -72,6 +72,7 @@ def fit(
     torch.manual_seed(seed)
     order = rows[shuffled(len(rows), seed, 0)]
     _calibrate(model, procedure, split, presence, order, training, device, team)
+    _prepare(model, split, presence, rows, training, device)
     course = Course(model, procedure, training, len(rows), device, started, team)
     _recall(course, memory)
     for epoch, figures in enumerate(course.history):
@@ -121,6 +122,23 @@ def _take_up(course: Course, memory: Memory) -> Mapping[str, Any] | None:
         memory.drop(f"{type(error).__name__}: {error}")
         return None
     return found
+
+
+def _prepare(
+    model: MultimodalModel,
+    split: Split,
+    presence: Presence,
+    rows: Tensor,
+    training: TrainingSpec,
+    device: torch.device,
+) -> None:
+    """Show a strategy that asks for it the encodings of all training rows, each process of a team alone."""
+    if type(model.strategy).prepare is Strategy.prepare:
+        return
+    model.eval()
+    batches = (to_device(b, device) for b in split.batches(rows, max(256, training.batch_size), presence))
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.strategy.prepare(model.encode(b.inputs, b.presence, b.presence) for b in batches)
 
 
 def _calibrate(

@@ -59,6 +59,12 @@ TRANSFORMERS = """@inproceedings{wolf2020transformers,
   booktitle={Empirical Methods in Natural Language Processing: System Demonstrations},
   year={2020}
 }"""
+SMIL = """@inproceedings{ma2021smil,
+  title={{SMIL}: Multimodal Learning with Severely Missing Modality},
+  author={Ma, Mengmeng and Ren, Jian and Zhao, Long and Tulyakov, Sergey and Wu, Cathy and Peng, Xi},
+  booktitle={AAAI Conference on Artificial Intelligence},
+  year={2021}
+}"""
 KWT = """@inproceedings{berg2021keyword,
   title={Keyword Transformer: A Self-Attention Model for Keyword Spotting},
   author={Berg, Axel and O'Connor, Mark and Cruz, Miguel Tairum},
@@ -106,6 +112,14 @@ def register_encoders() -> list[Component]:
     """Offer the built-in encoders."""
     return [
         Component("mlp", "mmx_encoders.mlp:Mlp", summary="perceptron on a feature vector"),
+        Component("lenet", "mmx_encoders.lenet:LeNet", summary="LeNet-5, not pretrained", paper=SMIL),
+        Component(
+            "mfcc_net",
+            "mmx_encoders.mfcc_net:MfccNet",
+            summary="convolutions on 20 x 20 cepstral coefficients of sound, not pretrained",
+            paper=SMIL,
+            requires=("torchaudio",),
+        ),
         Component(
             "tiny_vit",
             "mmx_encoders.tiny_vit:TinyVit",

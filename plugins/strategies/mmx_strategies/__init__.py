@@ -100,6 +100,20 @@ _SMIL = """@inproceedings{ma2021smil,
   year = {2021}
 }"""
 
+_SHASPEC = """@inproceedings{wang2023shaspec,
+  title = {Multi-modal Learning with Missing Modality via Shared-Specific Feature Modelling},
+  author = {Wang, Hu and Chen, Yuanhong and Ma, Congbo and Avery, Jodie and Hull, Louise and
+            Carneiro, Gustavo},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2023}
+}"""
+_MMIN = """@inproceedings{zhao2021mmin,
+  title = {Missing Modality Imagination Network for Emotion Recognition with Uncertain Missing Modalities},
+  author = {Zhao, Jinming and Li, Ruichen and Jin, Qin},
+  booktitle = {Annual Meeting of the Association for Computational Linguistics},
+  year = {2021}
+}"""
+
 
 @hookimpl
 def register_strategies() -> list[Component]:
@@ -123,13 +137,25 @@ def register_strategies() -> list[Component]:
         Component(
             "prompt", "mmx_strategies.missing_aware_prompts:Prompt", "prompts tell who is absent", _MAP
         ),
-        Component("smil", "mmx_strategies.smil:Smil", "mixed prototypes stand in, features regularised", _SMIL),
+        Component(
+            "autoencoder", "mmx_strategies.autoencoder:Autoencoder", "features predicted by an autoencoder"
+        ),
+        Component(
+            "smil", "mmx_strategies.smil:Smil", "mixed prototypes stand in, features regularised", _SMIL
+        ),
         Component(
             "all_stage",
             "mmx_strategies.all_stage:AllStage",
             "reconstructed tokens stand in, scaled and shifted by the pattern",
             _ALL_STAGE,
         ),
+        Component(
+            "shaspec",
+            "mmx_strategies.shaspec:ShaSpec",
+            "features that all modalities share stand in",
+            _SHASPEC,
+        ),
+        Component("mmin", "mmx_strategies.mmin:Mmin", "a cascade of autoencoders imagines", _MMIN),
     ]
 
 
@@ -194,5 +220,8 @@ def register_procedures() -> list[Component]:
             example={"order": "items"},  # two drawn batches need not show every modality
         ),
         Component("smil", "mmx_strategies.smil:Meta", "steps on what lacks something, through those", _SMIL),
+        Component(
+            "mmin", "mmx_strategies.mmin:Imagination", "the phase before tells what is to be imagined", _MMIN
+        ),
         Component("qmf", "mmx_strategies.qmf:Qmf", "losses of each modality, confidence by history", _QMF),
     ]
