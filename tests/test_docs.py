@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import Mock
 
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 
 from mmx import config, hookspecs
 from mmx.contracts import Tracker, TrialRecord
@@ -155,12 +157,26 @@ def test_every_way_to_add_a_strategy_is_tried() -> None:
     assert ways and tried >= set(ways)
 
 
+def made_up_table(columns: Mapping[str, str], path: Path) -> Path:
+    """Write a few rows of numbers that mean nothing."""
+    rows = range(24)
+    cells = {name: [[float(row), 1.0, 2.0] for row in rows] for name in columns}
+    splits = [("train", "val", "test")[row // 2 % 3] for row in rows]
+    labels = [str(row % 2) for row in rows]
+    table = {"id": [f"r{row}" for row in rows], **cells, "label": labels, "split": splits}
+    parquet.write_table(pa.table(table), path)
+    return path
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
-def test_sweep_can_be_planned(path: Path, stores: Path) -> None:
+def test_sweep_can_be_planned(path: Path, stores: Path, tmp_path: Path) -> None:
     from mmx.cli.run import run
 
     overrides = ["training.batch_size=4"]  # the plan times some training steps
-    if config.load_sweep(path).trial["dataset"]["name"] == "avmnist":
+    dataset = config.load_sweep(path).trial["dataset"]
+    if dataset["name"] == "manifest":
+        overrides.append(f"dataset.table={made_up_table(dataset['columns'], tmp_path / 'table.parquet')}")
+    if dataset["name"] == "avmnist":
         shared = Path(os.environ.get("MMX_SHARED_DATA", ROOT.parent / "shared" / "data"))
         if not (shared / "avmnist").is_dir():
             pytest.skip("avmnist is not on this disk; set MMX_SHARED_DATA to the folder that holds it")

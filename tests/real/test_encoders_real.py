@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -25,14 +25,8 @@ from mmx_encoders.torchvision_image import TorchvisionImage
 from mmx_encoders.transformers_text import TransformersText
 from mmx_encoders.yamnet import Yamnet
 
-MINILM = {
-    "model_type": "bert",
-    "vocab_size": 30522,
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-}
+TABLES = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "real_tables.py"))
+MINILM = TABLES["MINILM"]
 
 
 @pytest.fixture(scope="module")
@@ -214,34 +208,11 @@ def test_yamnet_is_tuned_by_lora(weights: Path, spoken: tuple[Tensor, Tensor, Te
 # MobileNetV2, by torchvision
 
 
-def as_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give MobileNetV2 torchvision's names, with norms that add the bias into which they were folded."""
-    result = {}
-    for key in (key for key in state if key.endswith(".conv.weight")):
-        block = re.fullmatch(r"blocks\.(\d+)\.(expand|dw|project)\.conv\.weight", key)
-        if block is None:
-            name = "features.0" if key.startswith("stem") else "features.18"
-        else:
-            place = ("expand", "dw", "project").index(block[2]) - (block[1] == "0")
-            name = f"features.{int(block[1]) + 1}.conv.{place}"
-        norm = f"{name}.1"
-        if block is None or block[2] != "project":
-            result[f"{name}.0.weight"] = state[key]
-        else:
-            result[f"{name}.weight"], norm = state[key], f"{name[:-1]}{int(name[-1]) + 1}"
-        bias = state[key.replace("weight", "bias")].float()
-        ones = torch.ones_like(bias)
-        result |= {f"{norm}.weight": ones * (1 + 1e-5) ** 0.5, f"{norm}.bias": bias}
-        result |= {f"{norm}.running_mean": 0 * ones, f"{norm}.running_var": ones}
-        result[f"{norm}.num_batches_tracked"] = torch.tensor(0)
-    return result
-
-
 @pytest.fixture(scope="module")
 def mobilenet(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> TorchvisionImage:
     """Give torchvision's network with weights that another library trained, normalised as it did."""
     file = tmp_path_factory.mktemp("mobilenet") / "mobilenet_v2.safetensors"
-    save_file(as_torchvision(load_file(weights / "mobilenet_v2_imagenet.safetensors")), file)
+    save_file(TABLES["as_torchvision"](load_file(weights / "mobilenet_v2_imagenet.safetensors")), file)
     half = [0.5, 0.5, 0.5]
     return TorchvisionImage("mobilenet_v2", weights=str(file), size=224, mean=half, std=half).eval()
 
