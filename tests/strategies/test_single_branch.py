@@ -23,7 +23,12 @@ SOME = {"m0": [1, 1, 0, 1, 1], "m1": [1, 0, 1, 1, 1]}
 
 def fusion_of(count: int = 2, **options: Any) -> SingleBranch:
     torch.manual_seed(0)
-    return SingleBranch(world.names(count), WIDTH, world.task(), **{"hidden": 16, "dropout": 0.0, **options})
+    return SingleBranch(
+        world.names(count),
+        WIDTH,
+        world.task(),
+        **{"hidden": 16, "dropout": 0.0, "normalise": True, **options},
+    )
 
 
 def tokens_of(presence: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str, Tokens]:
@@ -272,7 +277,7 @@ def test_sizes_out_of_range_are_refused(option: str, value: float) -> None:
         fusion_of(**{option: value})
 
 
-def test_length_of_e_is_one_unless_switched_off() -> None:
+def test_length_of_e_is_one_where_asked_for() -> None:
     tokens = tokens_of(SOME)
     for normalise in (True, False):
         fusion, seen = fusion_of(normalise=normalise), []
