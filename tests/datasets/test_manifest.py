@@ -353,3 +353,22 @@ def test_rows_in_several_pieces_keep_their_numbers(tmp_path: Path, monkeypatch: 
     assert [s.id for s in samples] == [f"row {i}" for i in range(1, 11)]
     assert [i for i, present in samples.contents if "x" not in present] == ["row 8"]
     assert samples.contents[7] == ("row 8", ("y",))
+
+
+def test_what_a_split_is_made_of_has_a_stamp_that_changes_with_a_file(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    rows = [{"photo": f"{i}.png", "note": "n", "label": i, "split": "train"} for i in range(2)]
+    paths = [write_image(tmp_path / row["photo"]) for row in rows]
+    table = write_csv(tmp_path / "t.csv", rows)
+
+    def stamps(**options: Any) -> list[str | None]:
+        given = {"columns": {"photo": "image", "note": "text"}, "id_column": "", **options}
+        split = Split(opened(table, **given), "train", ("photo", "note"))
+        return [split.stamp("photo"), split.stamp("note")]
+
+    before = stamps()
+    assert None not in before and stamps() == before
+    assert stamps(image_size=8)[0] != before[0]
+    os.utime(paths[1], (0, 0))
+    assert stamps()[0] != before[0] and stamps()[1] == before[1]
