@@ -102,25 +102,28 @@ def adapter_keeps_patterns_apart(registry: Registry, offer: Offer) -> None:
 def _trained_by(
     registry: Registry, offer: Offer, counts: Sequence[int] = (1, 2, 3)
 ) -> Iterator[tuple[MultimodalModel, Procedure]]:
-    """Build the procedure with a model of every fusion that it takes, nothing standing in.
+    """Build the procedure with a model of every fusion that it takes, nothing standing in; where it takes no
+    such model, with the strategies of its own module.
 
     The first is tried with each count of modalities, the others, of which there may be many, with one.
     """
-    skip = world.partners(registry, "strategy")[0]
-    found = 0
-    for fusion in world.partners(registry, "fusion"):
-        for count in counts if not found else counts[-1:]:
-            model = world.assemble(registry, skip, fusion, count)
-            known = {"modalities": model.modalities, "task": world.task(), "pattern": None, "seed": 0}
-            known["teacher"] = copy.deepcopy(model)
-            try:
-                procedure: Procedure = world.build(registry, offer, known)
-                procedure.check(model)
-            except InputError:
-                continue  # refused with a reason: they do not go together
-            found += 1
-            yield model, procedure
-    assert found, "it takes no fusion"
+    for strategy in world.strategies_for(registry, offer):
+        found = 0
+        for fusion in world.partners(registry, "fusion"):
+            for count in counts if not found else counts[-1:]:
+                try:
+                    model = world.assemble(registry, strategy, fusion, count)
+                    known = {"modalities": model.modalities, "task": world.task(), "pattern": None, "seed": 0}
+                    known["teacher"] = copy.deepcopy(model)
+                    procedure: Procedure = world.build(registry, offer, known)
+                    procedure.check(model)
+                except InputError:
+                    continue  # refused with a reason: they do not go together
+                found += 1
+                yield model, procedure
+        if found:
+            return
+    raise AssertionError("it takes no model of the fusions that there are")
 
 
 def _run(model: MultimodalModel, procedure: Procedure, batch: Batch) -> list[Tensor]:

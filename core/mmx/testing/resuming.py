@@ -91,6 +91,8 @@ def train(
 def built(registry: Registry, offer: Offer) -> Iterator[tuple[MultimodalModel, Procedure]]:
     """Build the component with whatever it goes together with, of two modalities."""
     strategies = [offer] if offer.kind == "strategy" else world.partners(registry, "strategy")
+    if offer.kind == "procedure":
+        strategies = world.strategies_for(registry, offer)
     fusions = [offer] if offer.kind == "fusion" else world.partners(registry, "fusion")
     for strategy, fusion in ((s, f) for s in strategies for f in fusions):
         adapter = offer if offer.kind == "adapter" else None

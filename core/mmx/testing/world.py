@@ -104,6 +104,17 @@ def partners(registry: Registry, kind: str) -> list[Offer]:
     return [offer for offer in registry.offers if offer.kind == kind and not offer.lack]
 
 
+def strategies_for(registry: Registry, procedure: Offer) -> list[Offer]:
+    """Give the strategies that a procedure is tried with: the one of nothing standing in, then those of its
+    own module, without which it may be of no use."""
+    first, *others = partners(registry, "strategy")
+    return [first, *(other for other in others if _module(other) == _module(procedure))]
+
+
+def _module(offer: Offer) -> str:
+    return offer.component.path.partition(":")[0]
+
+
 def build(registry: Registry, offer: Offer, known: Mapping[str, Any]) -> Any:
     """Build any component with its defaults and what its catalogue line gives as an example."""
     name = f"{offer.distribution}:{offer.component.name}"
