@@ -447,3 +447,15 @@ def test_a_phase_that_cannot_be_kept_harms_nothing(
     monkeypatch.setattr(mmx.trial.phases, "save_file", full)
     found = run_trial(spec, other, CPU).last()
     assert all(found[n] == v for n, v in expected.items() if not n.startswith(("cost/", "phase/train")))
+
+
+def test_head_only_trains_the_fusions_head_and_nothing_else(plan_toy: PlanToy) -> None:
+    changes = {
+        "strategy": "skip",
+        "fusion": "transformer",
+        "adapter": "head_only",
+        "fusion_adapter": "head_only",
+    }
+    spec, bench = only(plan_toy(changes))
+    trains = {n for n, p in bench.model(spec).named_parameters() if p.requires_grad}
+    assert {n for n in trains if not n.startswith("projectors")} == {"fusion.head.weight", "fusion.head.bias"}
