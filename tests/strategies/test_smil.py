@@ -330,3 +330,16 @@ def test_autoencoder_predicts_what_is_absent_and_learns_from_its_error_alone() -
     assert not filled.tokens["m1"].values.requires_grad
     filled.losses["reconstruction"].backward()
     assert all(p.grad is not None for p in model.parameters()) and values.grad is None
+
+
+def test_a_frozen_encoder_may_be_encoded_once_for_both_steps(plan_toy: Callable[..., Plan]) -> None:
+    changes = {
+        "strategy": "smil", "procedure": "smil", "adapter": {"m0": "full", "m1": "frozen"},
+        "fusion": "concat", "missing.train.rate": 0.4, "training.epochs": 1,
+    }  # fmt: skip
+    losses = []
+    for gigabytes in (0.0, 0.01):
+        plan = plan_toy({**changes, "training.frozen_cache_gigabytes": gigabytes})
+        figures = run_trial(plan.cells[0].spec, plan.bench, torch.device("cpu")).metrics
+        losses.append([figures[f"train/{name}"][0] for name in ("task", "inner", "align")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
