@@ -56,6 +56,7 @@ from mmx.contracts import (
 )
 from mmx.errors import InputError
 from mmx_strategies.complete_rows import Pairs, rows_of
+from mmx_strategies.hiding import hide_one_of_complete
 
 Form = Literal["published", "released"]
 ONE = 0.5413
@@ -122,11 +123,10 @@ class Smil(Strategy):
         """In the released form, take a modality of every complete row for absent."""
         if self.form != "released" or not self.weigh:
             return presence
+        if self.lacks is None:
+            return hide_one_of_complete(presence, self.modalities, 1.0)
         complete = torch.stack([presence[m] for m in self.modalities]).all(dim=0)
-        which = torch.randint(len(self.modalities), complete.shape, device=complete.device)
-        if self.lacks is not None:
-            which = torch.full_like(which, self.modalities.index(self.lacks))
-        return {m: presence[m] & ~(complete & (which == i)) for i, m in enumerate(self.modalities)}
+        return {m: there & ~complete if m == self.lacks else there for m, there in presence.items()}
 
     def fill(self, tokens: TokenMap, presence: Presence, targets: TokenMap | None) -> Filled:
         """Put stand-ins in, regularise, and in training of the released form compare with clean features."""
