@@ -103,13 +103,14 @@ def _trained_by(
     registry: Registry, offer: Offer, counts: Sequence[int] = (1, 2, 3)
 ) -> Iterator[tuple[MultimodalModel, Procedure]]:
     """Build the procedure with a model of every fusion that it takes, nothing standing in; where it takes no
-    such model, with the strategies of its own module.
+    such model, with the strategies of its own module and two fusions, since those have met all.
 
     The first is tried with each count of modalities, the others, of which there may be many, with one.
     """
-    for strategy in world.strategies_for(registry, offer):
+    fusions = world.partners(registry, "fusion")
+    for place, strategy in enumerate(world.strategies_for(registry, offer)):
         found = 0
-        for fusion in world.partners(registry, "fusion"):
+        for fusion in fusions if place == 0 else world.one_of_each_sort(registry, fusions):
             for count in counts if not found else counts[-1:]:
                 try:
                     model = world.assemble(registry, strategy, fusion, count)

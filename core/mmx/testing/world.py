@@ -115,6 +115,15 @@ def _module(offer: Offer) -> str:
     return offer.component.path.partition(":")[0]
 
 
+def one_of_each_sort(registry: Registry, fusions: Sequence[Offer]) -> list[Offer]:
+    """Give the first fusion that takes prompts, and the first that does not."""
+    sorts: dict[bool, Offer] = {}
+    for offer in fusions:
+        cls = registry.load_class(offer.kind, f"{offer.distribution}:{offer.component.name}")
+        sorts.setdefault(bool(getattr(cls, "accepts_prompts", False)), offer)
+    return list(sorts.values())
+
+
 def build(registry: Registry, offer: Offer, known: Mapping[str, Any]) -> Any:
     """Build any component with its defaults and what its catalogue line gives as an example."""
     name = f"{offer.distribution}:{offer.component.name}"
