@@ -12,9 +12,23 @@ from mmx.sweep import Plan
 from mmx.trial import run_trial
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "compare_methods.yaml"
-METHODS = ("u2a_concat", "ogm_ge", "qmf", "mla", "mmlora", "umt", "scale_shift")
-SLOW = ("scale_shift",)
-"""Methods that train a model for each pattern."""
+METHODS = (
+    *(
+        "u2a_concat",
+        "ogm_ge",
+        "qmf",
+        "mla",
+        "mmlora",
+        "umt",
+        "scale_shift",
+        "map",
+        "joint_embedding",
+        "all_stage",
+    ),
+    *("shaspec", "mmin", "smil", "single_branch", "wander"),
+)
+SLOW = ("umt", "scale_shift", "map", "all_stage", "mmin", "smil", "wander")
+"""Methods of several phases, or with a transformer over all tokens."""
 EPOCHS = 2
 CHANCE = 0.1
 

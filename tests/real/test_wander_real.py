@@ -1,11 +1,9 @@
 """Wander with three modalities on CMU-MOSI: it learns, and trains a small part of what fine-tuning trains."""
 
 import json
+import runpy
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 import torch
 
@@ -14,6 +12,7 @@ from mmx.registry import Registry
 from mmx.sweep import plan_sweep
 from mmx.trial import run_trial
 
+TABLES = Path(__file__).parents[2] / "benchmarks" / "real_tables.py"
 MAJORITY = 0.621
 MODALITIES = ("text", "audio", "video")
 PHASES = [
@@ -26,21 +25,7 @@ PHASES = [
 def sentiment(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text, audio and video of CMU-MOSI as columns of vectors, audio and video standardised."""
     path = tmp_path_factory.mktemp("mosi") / "mosi.parquet"
-    with np.load(shared_data / "mosi" / "mosi.npz", allow_pickle=False) as file:
-        data = dict(file)
-    parts = []
-    for part in ("train", "test"):
-        text = data[f"{part}_text_minilm"].astype(np.float32)
-        columns = {"text": text.tolist()}
-        for name in ("audio", "video"):
-            known = data[f"train_{name}"]
-            scaled = (data[f"{part}_{name}"] - known.mean(axis=0)) / (known.std(axis=0) + 1e-6)
-            columns[name] = scaled.astype(np.float32).tolist()
-        held = data["train_is_val"] if part == "train" else np.zeros(len(text), dtype=bool)
-        columns["label"] = data[f"{part}_label"].tolist()
-        columns["split"] = ["val" if is_held else part for is_held in held]
-        parts.append(pa.table(columns))
-    pyarrow.parquet.write_table(pa.concat_tables(parts), path)
+    runpy.run_path(str(TABLES))["write_mosi"](shared_data / "mosi" / "mosi.npz", path)
     return path
 
 
