@@ -54,6 +54,8 @@ def build_model(
         encoders[m] = _build_encoder(m, spec, dataset, examples[m], known, registry)
         told = {**known, "modality": m}
         adapters[m] = _adapt(encoders[m], m, spec.adapters[m], told, registry, _part(start, f"encoders.{m}"))
+    for m in modalities:
+        adapters[m].meet({n: adapter for n, adapter in adapters.items() if n != m})
     known["width"] = max(e.width for e in encoders.values())
     known["encoders"] = {m: EncoderFacts.of(e) for m, e in encoders.items()}
     torch.manual_seed(derive_seed(spec.seed, "fusion"))

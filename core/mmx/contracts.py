@@ -266,6 +266,9 @@ class Adapter(ABC):
     def apply(self, module: nn.Module) -> None:
         """Change the module in place and set `requires_grad` of all its parameters."""
 
+    def meet(self, others: Mapping[Modality, "Adapter"]) -> None:  # noqa: B027 optional
+        """Take note of the adapters of the other encoders, once all are applied: for what they share."""
+
     def select(self, presence: Presence) -> None:
         """Take note of who is present in the rows that come next."""
         del presence

@@ -166,6 +166,8 @@ def assemble(
         adapters = {m: build(registry, adapter, {**told, "modality": m}) for m in encoders}
     for m, encoder in encoders.items():
         adapters[m].apply(encoder)
+    for m in encoders:
+        adapters[m].meet({n: other for n, other in adapters.items() if n != m})
     known = known_for(names(count), encoders, 0)
     head: Fusion = build(registry, fusion, known)
     known["fusion_layers"] = head.prompt_layers if head.accepts_prompts else 0

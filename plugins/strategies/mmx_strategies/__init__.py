@@ -114,6 +114,14 @@ _MMIN = """@inproceedings{zhao2021mmin,
   year = {2021}
 }"""
 
+_MORA = """@inproceedings{zhao2026mora,
+  title = {{MoRA}: Missing Modality Low-Rank Adaptation for Visual Recognition},
+  author = {Zhao, Shu and Ahuja, Nilesh and Yu, Tan and Shen, Tianyi and Narayanan, Vijaykrishnan},
+  booktitle = {International Conference on Learning Representations},
+  year = {2026},
+  note = {arXiv:2511.06225}
+}"""
+
 
 @hookimpl
 def register_strategies() -> list[Component]:
@@ -183,12 +191,13 @@ def register_fusions() -> list[Component]:
 def register_adapters() -> list[Component]:
     """Offer the adapters of published methods."""
     return [
+        Component("mora", "mmx_strategies.mora:Mora", "low-rank factors that encoders share", _MORA),
         Component(
             "scale_shift",
             "mmx_strategies.scale_shift:ScaleShift",
             "every layer's features scaled and shifted, one set an availability pattern",
             _SSF,
-        )
+        ),
     ]
 
 
