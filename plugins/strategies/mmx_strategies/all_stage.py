@@ -55,6 +55,7 @@ from mmx.contracts import (
 from mmx.errors import InputError
 from mmx.tasks import SingleLabel
 from mmx.transformer import Transformer
+from mmx_strategies.hiding import keep_some
 from mmx_strategies.hyper_network import HyperNetwork, pattern_embeddings
 from mmx_strategies.watched import watched
 
@@ -121,14 +122,7 @@ class AllStage(Strategy):
 
     def hide(self, presence: Presence) -> Presence:
         """Drop k ~ U{0, …, a−1} of the a modalities that a row has, evenly chosen."""
-        if not self.drop:
-            return presence
-        there = torch.stack([presence[m] for m in self.modalities])  # (modalities, batch)
-        held = there.sum(dim=0)
-        count = (torch.rand(held.shape, device=held.device) * held).long().clamp(max=held - 1)
-        draw = torch.rand(there.shape, device=there.device).masked_fill(~there, 2.0)
-        left = there & (draw.argsort(dim=0).argsort(dim=0) >= count)
-        return dict(zip(self.modalities, left, strict=True))
+        return keep_some(presence, self.modalities) if self.drop else presence
 
     def fill(self, tokens: TokenMap, presence: Presence, targets: TokenMap | None) -> Filled:
         """Reconstruct, in training learn to, and modulate."""

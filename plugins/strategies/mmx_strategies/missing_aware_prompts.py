@@ -118,7 +118,7 @@ class Prompt(Strategy):
         return Filled(own, prompts=Prompts(chosen, self.level))
 
     def _set(self, modalities: Sequence[Modality], presence: Presence, first: int) -> Tensor:
-        """Give each row's place among the sets, of which the first is that of the pattern numbered `first`."""
+        """Give each row's place among the sets; the first set is that of the pattern numbered `first`."""
         codes = _code(modalities, presence) - first
         return codes if self.aware else torch.zeros_like(codes)
 
