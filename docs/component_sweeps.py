@@ -27,6 +27,8 @@ ENCODERS: dict[str, Any] = {
 TOKENIZER = "models/minilm/tokenizer.json"
 ALONE = [{"modalities": ["m0"]}, {"modalities": ["m1"]}]
 PARTNERS: dict[tuple[str, str], dict[str, Any]] = {
+    ("adapter", "mora"): {"dataset": DIGITS["dataset"], "encoders": DIGITS["encoders"]},
+    ("adapter", "part"): {"adapter": {"name": "part", "targets": r"layers\.1\..*"}},
     ("adapter", "scale_shift"): {
         "adapter": "full",
         "training": {"phases": [{"adapter": "full"}, {"adapter": "scale_shift", "modalities": ["m0"]}]},
@@ -41,6 +43,12 @@ PARTNERS: dict[tuple[str, str], dict[str, Any]] = {
         "procedure": "joint",
         "training": {"phases": [*ALONE, {"procedure": "distillation", "restart": True}]},
     },
+    ("procedure", "mmin"): {
+        "strategy": "mmin",
+        "procedure": "joint",
+        "training": {"phases": [{"strategy": "skip"}, {"procedure": "mmin"}]},
+    },
+    ("procedure", "modality_switching"): {"strategy": "skip", "fusion": "single_branch"},
     ("procedure", "qmf"): {"strategy": "skip", "fusion": "confidence"},
     ("strategy", "prompt"): {"strategy": {"name": "prompt", "where": "fusion"}, "fusion": "transformer"},
     ("protocol", "patterns"): {

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from mmx.cli.open import open_plan
@@ -11,6 +12,7 @@ from mmx.trial import run_trial
 SWEEP = Path(__file__).parents[2] / "sweeps" / "pretraining.yaml"
 
 
+@pytest.mark.long  # tests/real has the same on recordings
 def test_lora_on_shipped_weights_beats_a_probe_and_lora_on_random_ones() -> None:
     plan = open_plan(SWEEP, ["search.seeds=[0]", "training.epochs=6"])
     scores = [

@@ -27,8 +27,8 @@ METHODS = (
     ),
     *("shaspec", "mmin", "smil", "single_branch", "wander"),
 )
-SLOW = ("umt", "scale_shift", "map", "all_stage", "mmin", "smil", "wander")
-"""Methods of several phases, or with a transformer over all tokens."""
+QUICK = ("u2a_concat", "mla", "joint_embedding", "single_branch")
+"""Methods that `make test` trains; the others, of several phases or larger, are kept for `make test-long`."""
 EPOCHS = 2
 CHANCE = 0.1
 
@@ -49,7 +49,7 @@ def plan(shared_data: Path) -> Plan:
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=pytest.mark.long if m in SLOW else ()) for m in METHODS]
+    "method", [pytest.param(m, marks=() if m in QUICK else pytest.mark.long) for m in METHODS]
 )
 def test_learns_on_hard_avmnist_whoever_is_absent(plan: Plan, method: str) -> None:
     (cell,) = [c for c in plan.cells if c.raw.method == method]

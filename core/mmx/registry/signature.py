@@ -85,7 +85,8 @@ def bind(cls: type, given: Mapping[str, Any], key: str, label: str) -> tuple[dic
                     Fault(f"{key}.{name}", f"{label} needs the option '{name}' ({option.type_name})")
                 )
             else:
-                bound[name] = option.default
+                # As a file would say it, so that what was stored reads back the same.
+                bound[name] = list(option.default) if isinstance(option.default, tuple) else option.default
             continue
         value = given[name]
         if not fits(value, option.annotation):

@@ -1,13 +1,14 @@
 """Laws of strategies and fusions, tried inside whole models."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmx.contracts import Batch
+from mmx.contracts import Batch, Strategy
 from mmx.data import Split
 from mmx.errors import InputError
 from mmx.evaluate import predict_patterns
@@ -26,13 +27,14 @@ def _models(
     """Build the component into models of one to three modalities.
 
     A strategy meets every fusion, and the first of each sort (with prompts and without) at every count, with
-    encoders that take prompts and that do not. A fusion, which every strategy meets already, meets every
-    strategy once more, with three modalities.
+    encoders that take prompts and that do not. A fusion, which every strategy meets already, meets one of
+    each sort (hiding or not, with prompts or without) once more, with three modalities.
     """
     partner = "fusion" if offer.kind == "strategy" else "strategy"
     built = 0
     sorts: set[bool] = set()
-    for other in world.partners(registry, partner):
+    others = world.partners(registry, partner)
+    for other in others if partner == "fusion" else _one_of_each_sort(registry, others):
         strategy, fusion = (offer, other) if partner == "fusion" else (other, offer)
         sort = bool(getattr(_load(registry, fusion), "accepts_prompts", False))
         thorough = partner == "fusion" and sort not in sorts
@@ -46,6 +48,14 @@ def _models(
             built += 1
             yield model
     assert built, f"no {partner} goes together with it"
+
+
+def _one_of_each_sort(registry: Registry, strategies: Sequence[Offer]) -> list[Offer]:
+    sorts: dict[tuple[bool, bool], Offer] = {}
+    for offer in strategies:
+        cls: Any = _load(registry, offer)
+        sorts.setdefault((cls.hide is not Strategy.hide, cls.prompts is not Strategy.prompts), offer)
+    return list(sorts.values())
 
 
 def _load(registry: Registry, offer: Offer) -> type:
