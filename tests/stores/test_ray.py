@@ -302,6 +302,7 @@ def test_points_have_the_numbers_of_a_plain_run(nodes: Nodes, sweep: Sweep) -> N
     assert len(found) == 2 and found == sweep.metrics()
 
 
+@pytest.mark.long
 def test_second_run_runs_nothing(nodes: Nodes, sweep: Sweep) -> None:
     assert sweep.run(max_trials=1) == 0
     assert sweep.statuses() == ["FINISHED"]
@@ -322,6 +323,7 @@ def test_failure_ends_the_call_where_it_is_told_to(nodes: Nodes, sweep: Sweep) -
     assert sweep.statuses() == ["FAILED"]
 
 
+@pytest.mark.long
 def test_tuned_cell_gets_its_budget_and_added_seeds(nodes: Nodes, sweep: Sweep) -> None:
     tune = {"strategy.option": {"low": 1, "high": 1000}}
     changes = {"search.tune": tune, "search.trials_per_cell": 2, "search.seeds": [0]}
