@@ -41,6 +41,7 @@ from mmx.types import (
     Tokens,
     first_token,
     head_logits,
+    restrict,
 )
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "TrialRecord",
     "first_token",
     "head_logits",
+    "restrict",
 ]
 
 

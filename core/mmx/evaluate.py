@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmx.contracts import Batch, Modality, Pattern, Presence, TokenMap, Tokens
+from mmx.contracts import Batch, Modality, Pattern, Presence, TokenMap, Tokens, restrict
 from mmx.data import Split, rows_that_have_any, to_device
-from mmx.model import MultimodalModel, restrict
+from mmx.model import MultimodalModel
 from mmx.protocols import (
     Protocol,
     Rate,

@@ -26,6 +26,7 @@ from mmx.contracts import (
     Strategy,
     TokenMap,
     Tokens,
+    restrict,
 )
 
 FUSION = "fusion."
@@ -150,15 +151,6 @@ class MultimodalModel(nn.Module):
         """Count trainable and all parameters."""
         counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return sum(n for n, trains in counts if trains), sum(n for n, _ in counts)
-
-
-def restrict(tokens: TokenMap, presence: Presence) -> dict[Modality, Tokens]:
-    """Take the tokens of absent modalities away: zeros, none valid."""
-    result = {}
-    for m, (values, valid) in tokens.items():
-        kept = valid & presence[m][:, None]
-        result[m] = Tokens(torch.where(kept[:, :, None], values, 0.0), kept)
-    return result
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

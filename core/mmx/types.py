@@ -100,6 +100,16 @@ class Batch:
     target: Tensor
     ids: Sequence[str]
 
+    def take(self, rows: Tensor) -> "Batch":
+        """Take some rows, by their numbers or as a mask."""
+        places = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        return Batch(
+            {m: raw[places] for m, raw in self.inputs.items()},
+            {m: there[places] for m, there in self.presence.items()},
+            self.target[places],
+            [self.ids[place] for place in places.tolist()],
+        )
+
     def pin_memory(self) -> "Batch":
         """Give the batch in memory that a GPU reads by itself; torch's loader asks for it, in a thread."""
         inputs = {m: values.pin_memory() for m, values in self.inputs.items()}
@@ -113,6 +123,15 @@ def first_token(tokens: Tokens) -> tuple[Float[Tensor, "batch width"], Bool[Tens
     if values.shape[1] == 0:
         return values.sum(dim=1), valid.any(dim=1)
     return torch.where(valid[:, :1], values[:, 0], 0.0), valid[:, 0]
+
+
+def restrict(tokens: TokenMap, presence: Presence) -> dict[Modality, Tokens]:
+    """Take the tokens of absent modalities away: zeros, none valid."""
+    result = {}
+    for m, (values, valid) in tokens.items():
+        kept = valid & presence[m][:, None]
+        result[m] = Tokens(torch.where(kept[:, :, None], values, 0.0), kept)
+    return result
 
 
 def head_logits(head: nn.Module, tokens: Tokens, out: int) -> Logits:

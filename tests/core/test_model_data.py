@@ -13,11 +13,12 @@ from mmx.config import ComponentSpec
 from mmx.contracts import Dataset, Sample, Tokens
 from mmx.data import Split, shuffled
 from mmx.errors import DataError, InputError
-from mmx.model import MultimodalModel, restrict
+from mmx.model import MultimodalModel
 from mmx.registry import Offer, Registry
 from mmx.sweep import Plan
 from mmx.tasks import SingleLabel
 from mmx.testing import world
+from mmx.types import restrict
 
 PlanToy = Callable[..., Plan]
 STRATEGIES = [o for o in Registry.load().offers if o.kind == "strategy"]

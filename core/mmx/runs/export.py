@@ -228,6 +228,4 @@ def _restricted(batch: Batch, pattern: Pattern) -> Batch:
     """Take the rows that have some modality of a pattern, as if they had no other."""
     there = {m: p if m in pattern else torch.zeros_like(p) for m, p in batch.presence.items()}
     rows = torch.stack(list(there.values())).any(dim=0)
-    ids = [batch.ids[i] for i in rows.nonzero()[:, 0].tolist()]
-    inputs = {m: t[rows] for m, t in batch.inputs.items()}
-    return Batch(inputs, {m: p[rows] for m, p in there.items()}, batch.target[rows], ids)
+    return replace(batch, presence=there).take(rows)

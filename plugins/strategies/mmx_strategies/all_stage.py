@@ -51,6 +51,7 @@ from mmx.contracts import (
     Task,
     TokenMap,
     Tokens,
+    restrict,
 )
 from mmx.errors import InputError
 from mmx.tasks import SingleLabel
@@ -301,7 +302,7 @@ class CoDistillation(Procedure):
         with watched(getattr(model.strategy, "visible", None)) as shown, watched(head) as entered:
             output = model(batch)
             there = dict(zip(model.modalities, shown[-1], strict=True)) if shown else batch.presence
-            logits = model.fusion(_observed(output.tokens, there))
+            logits = model.fusion(restrict(output.tokens, there))
         losses = {
             "task_completed": self.task.loss(output.logits, batch.target),
             "task_observed": self.task.loss(logits, batch.target),
@@ -317,15 +318,6 @@ class CoDistillation(Procedure):
             return F.mse_loss(student, teacher)
         own, taught = ((z.float() / self.temperature).log_softmax(dim=1) for z in (student, teacher))
         return self.temperature**2 * F.kl_div(own, taught, reduction="batchmean", log_target=True)
-
-
-def _observed(tokens: TokenMap, there: Presence) -> dict[Modality, Tokens]:
-    """Take away what stands in."""
-    found = {}
-    for m, (values, valid) in tokens.items():
-        kept = valid & there[m][:, None]
-        found[m] = Tokens(torch.where(kept[:, :, None], values, 0.0), kept)
-    return found
 
 
 def _padded(tokens: Tokens, least: int) -> Tokens:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mmx.contracts import Filled, Modality, Presence, Strategy, TokenMap, first_token
 from mmx.errors import InputError
-from mmx_strategies.stand_in import stand_in
+from mmx_strategies.stand_in import mean_of_present, stand_in
 
 
 class Autoencoder(Strategy):
@@ -44,7 +44,9 @@ class Autoencoder(Strategy):
         own = {m: first_token(t)[0].detach() for m, t in tokens.items()}
         found = {n: self._predictions(n, own) for n in self.modalities}
         filled = {
-            n: stand_in(tokens[n], presence[n], _mean(found[n], presence)) if found[n] else tokens[n]
+            n: stand_in(tokens[n], presence[n], mean_of_present(found[n], presence).detach())
+            if found[n]
+            else tokens[n]
             for n in self.modalities
         }
         if targets is None or len(self.modalities) < 2:
@@ -75,10 +77,3 @@ def _network(width: int) -> nn.Sequential:
     sizes = (width, 128, 64, 128, width)
     layers = [part for a, b in pairwise(sizes) for part in (nn.ReLU(), nn.Linear(a, b))]
     return nn.Sequential(*layers[1:])
-
-
-def _mean(found: Mapping[Modality, Tensor], presence: Presence) -> Float[Tensor, "batch width"]:
-    """Average over the modalities that a row has, without gradient."""
-    there = torch.stack([presence[m] for m in found])[:, :, None]
-    values = torch.where(there, torch.stack([f.detach() for f in found.values()]), 0.0)
-    return values.sum(dim=0) / there.sum(dim=0).clamp(min=1)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from mmx.contracts import Batch, Begun, Input, Modality
@@ -60,16 +59,6 @@ class Pairs:
             elif kind == "begun":
                 stage = int(state[f"stage.{m}"])
                 self.inputs[m] = Begun(tensor, None if stage < 0 else stage)
-
-
-def rows_of(batch: Batch, rows: Bool[Tensor, " batch"]) -> Batch:
-    """Take some rows of a batch."""
-    return Batch(
-        {m: raw[rows] for m, raw in batch.inputs.items()},
-        {m: there[rows] for m, there in batch.presence.items()},
-        batch.target[rows],
-        [name for name, taken in zip(batch.ids, rows.tolist(), strict=True) if taken],
-    )
 
 
 def _join(first: Input, second: Input) -> Input:

@@ -47,7 +47,7 @@ from mmx.contracts import (
 )
 from mmx.errors import InputError
 from mmx_strategies.hiding import hide_one_of_complete
-from mmx_strategies.stand_in import stand_in
+from mmx_strategies.stand_in import mean_of_present, stand_in
 
 FEWEST_PAIRS = 8
 """Variances and covariances of fewer rows say nothing."""
@@ -144,9 +144,7 @@ class JointEmbedding(Strategy):
 
     def _mean(self, n: Modality, guesses: Guesses, presence: Presence) -> Float[Tensor, "batch width"]:
         """Average the predictions of n from the modalities that are there."""
-        there = torch.stack([presence[m] for m in self.others[n]])[:, :, None]  # (sources, batch, 1)
-        found = torch.where(there, torch.stack([guesses[m][n] for m in self.others[n]]), 0.0)
-        return found.sum(dim=0) / there.sum(dim=0).clamp(min=1)
+        return mean_of_present({m: guesses[m][n] for m in self.others[n]}, presence)
 
     def _compare(self, guesses: Guesses, targets: TokenMap) -> Float[Tensor, ""]:
         """Sum L_vic over targets, each the mean over its sources with enough pairs that are really there."""

@@ -23,6 +23,7 @@ updates of the head are projected only about.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -253,10 +254,6 @@ def _head(model: Model) -> nn.Linear:
 
 def _alone(batch: Batch, m: Modality) -> Batch:
     """Take the rows that have a modality, as if they had nothing else."""
-    rows = batch.presence[m].nonzero()[:, 0]
-    return Batch(
-        {n: raw[rows] for n, raw in batch.inputs.items()},
-        {n: torch.full_like(rows, n == m, dtype=torch.bool) for n in batch.presence},
-        batch.target[rows],
-        [batch.ids[i] for i in rows.tolist()],
-    )
+    there = batch.presence[m]
+    presence = {n: there if n == m else torch.zeros_like(there) for n in batch.presence}
+    return replace(batch, presence=presence).take(there)

@@ -25,6 +25,7 @@ that a batch has not costs nothing; extractors, adapters and optimiser are the s
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, cast
 
@@ -255,13 +256,8 @@ def _alternate(there: Bool[Tensor, "modalities batch"]) -> Bool[Tensor, "modalit
 
 def _take(batch: Batch, presence: Presence) -> Batch:
     """Take the rows that show something."""
-    rows = torch.stack(list(presence.values())).any(dim=0).nonzero()[:, 0]
-    return Batch(
-        {m: raw[rows] for m, raw in batch.inputs.items()},
-        {m: there[rows] for m, there in presence.items()},
-        batch.target[rows],
-        [batch.ids[i] for i in rows.tolist()],
-    )
+    rows = torch.stack(list(presence.values())).any(dim=0)
+    return replace(batch, presence=presence).take(rows)
 
 
 def orthogonal_projection(

@@ -55,8 +55,9 @@ from mmx.contracts import (
     first_token,
 )
 from mmx.errors import InputError
-from mmx_strategies.complete_rows import Pairs, rows_of
+from mmx_strategies.complete_rows import Pairs
 from mmx_strategies.hiding import hide_one_of_complete
+from mmx_strategies.stand_in import mean_of_present
 
 Form = Literal["published", "released"]
 ONE = 0.5413
@@ -153,10 +154,10 @@ class Smil(Strategy):
         """Give u_n of every row; `held`: the rows of which nothing really lacks."""
         others = cast(nn.ModuleDict, self.weigh[n])
         stands = {m: self._stand_in(n, linear(own[m])) for m, linear in others.items()}
-        x = torch.where(presence[n][:, None], own[n], _mean(stands, presence))
+        x = torch.where(presence[n][:, None], own[n], mean_of_present(stands, presence))
         maps = cast(nn.ModuleDict, self.regularise[n])
         changes = {m: self._change(linear(own[m]), held) for m, linear in maps.items()}
-        change = _mean(changes, presence)
+        change = mean_of_present(changes, presence)
         if self.form == "published":
             return x * change
         return torch.where(complete[:, None], x, x + change)
@@ -213,13 +214,13 @@ class Meta(Procedure):
         """Yield the one step."""
         complete = torch.stack(list(batch.presence.values())).all(dim=0)
         if bool(complete.any()):
-            self.pairs.add(rows_of(batch, complete))
+            self.pairs.add(batch.take(complete))
         full = self.pairs.batch(batch)
         with sdpa_kernel(SDPBackend.MATH):  # the others cannot be differentiated twice
             if full is None or bool(complete.all()):
                 losses = self._losses(model(batch), batch)
             else:
-                losses = self._both(model, rows_of(batch, ~complete), full)
+                losses = self._both(model, batch.take(~complete), full)
         self.taken += 1
         yield Step(sum(losses.values(), start=losses["task"].new_zeros(())), losses)
 
@@ -257,13 +258,6 @@ def _centres(features: Float[Tensor, "rows width"], count: int) -> Float[Tensor,
     with threadpool_limits(1):  # sums in one order: the same centres whatever the machine is doing
         found = KMeans(clusters, n_init=10, random_state=0).fit(features.double().numpy()).cluster_centers_
     return torch.from_numpy(np.resize(found, (count, features.shape[1]))).float()
-
-
-def _mean(found: Mapping[Modality, Tensor], presence: Presence) -> Float[Tensor, "batch width"]:
-    """Average over the modalities that a row has."""
-    there = torch.stack([presence[m] for m in found])[:, :, None]
-    values = torch.where(there, torch.stack(list(found.values())), 0.0)
-    return values.sum(dim=0) / there.sum(dim=0).clamp(min=1)
 
 
 def _with_first(tokens: Tokens, first: Float[Tensor, "batch width"]) -> Tokens:

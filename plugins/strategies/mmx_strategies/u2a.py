@@ -29,7 +29,7 @@ from mmx.contracts import (
 )
 from mmx.errors import InputError
 from mmx_strategies.hiding import hide_one_of_complete
-from mmx_strategies.stand_in import stand_in
+from mmx_strategies.stand_in import mean_of_present, stand_in
 
 
 class MaskToken(Strategy):
@@ -147,10 +147,7 @@ class MaskToken(Strategy):
         self, n: Modality, proxies: Mapping[Modality, Mapping[Modality, Tensor]], presence: Presence
     ) -> Float[Tensor, "batch width"]:
         """Average P_{m→n} over the modalities m that are there."""
-        sources = [m for m in self.modalities if m != n]
-        there = torch.stack([presence[m] for m in sources])[:, :, None]  # (sources, batch, 1)
-        found = torch.where(there, torch.stack([proxies[m][n] for m in sources]), 0.0)
-        return found.sum(dim=0) / there.sum(dim=0).clamp(min=1)
+        return mean_of_present({m: proxies[m][n] for m in self.others[n]}, presence)
 
     def _align(self, targets: TokenMap) -> Float[Tensor, ""]:
         """Give the mean squared error between proxies and what they stand for, over pairs really there."""
