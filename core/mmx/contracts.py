@@ -292,6 +292,8 @@ class Output(NamedTuple):
     """The strategy's, already weighted."""
     tokens: TokenMap
     """What the fusion was given."""
+    presence: Presence
+    """Who was there: the batch's presence, in training less what the strategy hid."""
 
 
 @runtime_checkable

@@ -125,7 +125,7 @@ class MultimodalModel(nn.Module):
             logits = self.fusion(filled.tokens)
         else:
             logits = self.fusion(filled.tokens, prompts=filled.prompts)
-        return Output(logits, filled.losses, filled.tokens)
+        return Output(logits, filled.losses, filled.tokens, presence)
 
     def train(self, mode: bool = True) -> "MultimodalModel":
         """Switch mode; what is frozen stays in evaluation mode, running statistics included."""

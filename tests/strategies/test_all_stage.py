@@ -10,15 +10,16 @@ from safetensors.torch import save_file
 
 from mmx.builtin.fusions.mean_logits import MeanLogits
 from mmx.builtin.fusions.transformer import TransformerFusion
-from mmx.contracts import Filled, Presence, Step, TokenMap, Tokens
+from mmx.contracts import Filled, Modality, Presence, Step, TokenMap, Tokens
 from mmx.errors import InputError
 from mmx.model import MultimodalModel
 from mmx.tasks import Regression
 from mmx.testing import world
-from mmx_strategies.all_stage import AllStage, CoDistillation, Moments
+from mmx_strategies.all_stage import AllStage
+from mmx_strategies.co_distillation import CoDistillation
 from mmx_strategies.hyper_network import pattern_embeddings, sentence
-from mmx_strategies.modality_dropout import ModalityDropout
 from mmx_strategies.skip import Skip
+from mmx_strategies.token_autoencoder import Moments
 from mmx_strategies.zero_fill import ZeroFill
 
 WIDTH = 8
@@ -277,11 +278,12 @@ def step_of(model: MultimodalModel, presence: Mapping[str, Sequence[int]], **opt
 def test_losses_are_those_of_both_paths_by_hand() -> None:
     model, presence = model_of(fusion=MeanLogits), {m: p * 2 for m, p in SOME.items()}
     step = step_of(model, presence, weight=0.5, temperature=3.0)
-    batch, shown = world.batch_of(presence), []
-    model.strategy.visible.register_forward_hook(lambda *call: shown.append(call[2]))
+    batch = world.batch_of(presence)
+    torch.manual_seed(3)
+    visible = model.strategy.hide(batch.presence)
+    assert any(bool((batch.presence[m] & ~visible[m]).any()) for m in SOME)
     torch.manual_seed(3)
     output = model(batch)
-    visible = dict(zip(SOME, shown[0], strict=True))
     student = model.fusion(hidden(output.tokens, visible))
     p, q = (torch.softmax(z.detach() / 3, dim=1) for z in (output.logits, student))
     expected = {
@@ -389,6 +391,29 @@ def test_weights_of_distillation_out_of_range_are_refused(option: str, value: fl
         CoDistillation(world.task(), **{option: value})
 
 
-def test_strategy_that_hides_without_telling_is_refused() -> None:
+def test_strategy_that_hides_needs_no_other_tie_to_it() -> None:
+    model = model_of(Hiding())
+    step, batch = step_of(model, SOME), world.batch_of(SOME)
+    seen = model.strategy.hide(batch.presence)
+    student = model.fusion(hidden(model(batch).tokens, seen))
+    found = float(step.losses["task_observed"].detach())
+    assert found == pytest.approx(float(world.task().loss(student, batch.target).detach()), rel=1e-5)
+
+
+class Hiding(ZeroFill):
+    """Hides m1 wherever m0 is there, and fills with zeros."""
+
+    def hide(self, presence: Presence) -> Presence:
+        return {"m0": presence["m0"], "m1": presence["m1"] & ~presence["m0"]}
+
+
+def test_prompts_are_refused() -> None:
     with pytest.raises(InputError, match="all_stage"):
-        CoDistillation(world.task()).check(model_of(ModalityDropout(tuple(SOME))))
+        CoDistillation(world.task()).check(model_of(Prompted()))
+
+
+class Prompted(ZeroFill):
+    """Says something inside the encoders."""
+
+    def prompts(self, modality: Modality, presence: Presence) -> None:
+        return None

@@ -224,7 +224,7 @@ class Fixed(nn.Module):
             tokens[m] = Tokens(values, valid[:, None].expand(-1, 2))
         total = torch.stack([torch.where(t.valid[:, :1], t.values[:, 0], 0.0) for t in tokens.values()])
         losses = {"own": self.values["m0"].square().mean() * 0 + 0.25} if self.extra else {}
-        return Output(self.fusion(total.sum(dim=0)), losses, tokens)
+        return Output(self.fusion(total.sum(dim=0)), losses, tokens, batch.presence)
 
 
 SOME = {"m0": [1, 1, 0, 1, 1, 0], "m1": [1, 0, 1, 1, 1, 0], "m2": [0, 0, 0, 0, 0, 0]}

@@ -186,7 +186,7 @@ class Curved(nn.Module):
             raw = batch.inputs[m]
             assert isinstance(raw, Tensor)
             total = total + torch.where(batch.presence[m][:, None], torch.tanh(encoder(raw.double())), 0.0)
-        return Output(self.fusion(torch.tanh(self.strategy(total))), {}, {})
+        return Output(self.fusion(torch.tanh(self.strategy(total))), {}, {}, batch.presence)
 
 
 def outer_loss(model: Curved, batch: Batch, rate: float, released: bool) -> Tensor:

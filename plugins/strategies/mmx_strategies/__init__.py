@@ -208,7 +208,7 @@ def register_procedures() -> list[Component]:
         Component("alternating", "mmx_strategies.mla:Alternating", "one step a modality, in turn", _MLA),
         Component(
             "co_distillation",
-            "mmx_strategies.all_stage:CoDistillation",
+            "mmx_strategies.co_distillation:CoDistillation",
             "the completed input teaches the observed one",
             _ALL_STAGE,
         ),
