@@ -1,5 +1,6 @@
 """What does not train is encoded once, for all epochs and trials, and no number depends on who did it."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +230,30 @@ def test_no_room_is_told_with_the_way_out(spec_of: SpecOf, widened: Registry) ->
     spec = spec_of({"training.frozen_cache_gigabytes": 1e-6})
     with pytest.raises(TrialError, match=r"no room to keep what 'm0' .* 1e-06 GB allowed.*set it to 0"):
         run(spec, widened)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "full"), (TrialError, r"no room to keep what 'm0' .*set it to 0")),
+        (OSError(errno.EIO, "broken"), (OSError, r"^\[Errno 5\] broken$")),
+        (FileNotFoundError(errno.ENOENT, "gone", "a.png"), (OSError, r"gone: 'a.png'$")),
+    ],
+)
+def test_only_a_full_disk_is_called_full(
+    spec_of: SpecOf,
+    widened: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    told: tuple[type[Exception], str],
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("mmx.trial.encoded._blocks", fail)
+    spec, (kind, text) = spec_of(CACHED), told
+    with pytest.raises(kind, match=text):
+        tables(spec, widened)
 
 
 def test_how_much_disk_there_may_be_is_no_part_of_a_point(spec_of: SpecOf) -> None:

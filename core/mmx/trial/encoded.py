@@ -7,6 +7,7 @@ in blocks of one size, in float32 and with nothing dropped out, whoever needs it
 do not depend on what it found there.
 """
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, cast
@@ -28,6 +29,7 @@ from mmx.trial.code import module_digest
 
 BLOCK = 256
 """Samples that are encoded at once."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Cut(NamedTuple):
@@ -84,6 +86,9 @@ def _table(
             lambda: _blocks(encoder, cut, split, m, device, workers, shape),
         )
     except (FullError, OSError) as error:
+        # Whatever else cannot be read or written, inputs too, says so itself.
+        if isinstance(error, OSError) and error.errno not in FULL_DISK:
+            raise
         raise TrialError(
             f"no room to keep what '{m}' is encoded to ({error}); raise training.frozen_cache_gigabytes, or "
             "set it to 0"
