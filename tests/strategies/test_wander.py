@@ -295,7 +295,7 @@ def test_sizes_below_one_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "told"), [("nothing.*", "match no parameter of Wander"), ("(", "is no regular expression")]
+    ("targets", "told"), [("nothing.*", "match no parameter of Wander"), ("(", "is no regex")]
 )
 def test_targets_that_match_no_parameter_or_are_no_regex_are_refused(targets: str, told: str) -> None:
     with pytest.raises(InputError, match=told):

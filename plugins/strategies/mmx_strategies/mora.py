@@ -17,7 +17,6 @@ are paired from the last one back; no dropout of its own; what is absent is not 
 encoder names for LoRA, unless `targets` says otherwise. Maps must be square, as those of attention are.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -27,6 +26,7 @@ from torch.nn.utils import parametrize
 
 from mmx.contracts import Adapter, Modality
 from mmx.errors import InputError
+from mmx.targets import targeted
 
 
 class Mora(Adapter):
@@ -56,7 +56,7 @@ class Mora(Adapter):
         """Put the factors in (InputError where nothing, or a map that is not square, is targeted)."""
         module.requires_grad_(False)
         self.layers = []
-        for name, layer in self._chosen(module).items():
+        for name, layer in targeted("mora", module, self.targets).items():
             if not isinstance(layer, nn.Linear) or layer.in_features != layer.out_features:
                 raise InputError(
                     f"adapter 'mora': '{name}' is no linear map from a width to the same width; name others, "
@@ -85,20 +85,6 @@ class Mora(Adapter):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
                 layer.weight.requires_grad_(False)
         self.layers = []
-
-    def _chosen(self, encoder: nn.Module) -> dict[str, nn.Module]:
-        """Give the targeted modules by name."""
-        if self.targets == "default" and not hasattr(encoder, "lora_targets"):
-            raise InputError(f"adapter 'mora': {type(encoder).__name__} names no targets; write them down")
-        regex = str(encoder.lora_targets) if self.targets == "default" else self.targets
-        try:
-            pattern = re.compile(regex)
-        except re.error as error:
-            raise InputError(f"adapter 'mora': targets '{regex}' is no regex: {error}") from error
-        found = {name: m for name, m in encoder.named_modules() if name and pattern.fullmatch(name)}
-        if not found:
-            raise InputError(f"adapter 'mora': targets '{regex}' match no module of {type(encoder).__name__}")
-        return found
 
 
 class Changed(nn.Module):

@@ -22,7 +22,6 @@ say its reviewers); learning rate and optimiser are the sweep's; batch norms wit
 their own keep their statistics, which is the engine's doing; the budget is no part of the paper.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -36,6 +35,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mmx.contracts import HEADS, Adapter, Modality, Pattern, Presence
 from mmx.errors import InputError
+from mmx.targets import regex_of
 
 _LAST_AXIS = (nn.Linear, nn.LayerNorm)
 """Layers whose channels are the last axis of their output."""
@@ -97,7 +97,7 @@ class ScaleShift(Adapter):
         self.modality = modality
         self.scale, self.shift = scale, shift
         self.by_pattern = per_pattern
-        self.targets = _regex(targets)
+        self.targets = regex_of("scale_shift", _EVERY if targets == "all" else targets)
         self.budget = budget
         self.calibration_batches = calibration_batches if budget < 1 else 0
         self.key = _SHARED if pattern is None or not per_pattern else self._key(pattern)
@@ -268,14 +268,6 @@ class _Sets(nn.Module):
         each = table[which.to(h.device)].repeat_interleave(len(h) // len(which), dim=0)
         between = [1] * (h.ndim - 2)
         return each.reshape(len(h), *between, -1) if self.last else each.reshape(len(h), -1, *between)
-
-
-def _regex(targets: str) -> re.Pattern[str]:
-    """Read the option `targets`."""
-    try:
-        return re.compile(_EVERY if targets == "all" else targets)
-    except re.error as error:
-        raise InputError(f"adapter 'scale_shift': targets '{targets}' is no regex: {error}") from error
 
 
 def _candidates(module: nn.Module) -> dict[str, nn.Module]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmx.contracts import Adapter
 from mmx.errors import InputError
+from mmx.targets import targeted
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SUPPORTED = (nn.Linear, nn.Embedding, nn.MultiheadAttention, *_CONVOLUTIONS)
@@ -40,11 +41,8 @@ class Lora(Adapter):
         """Inject the adapters in place (InputError where nothing, or nothing supported, is targeted)."""
         from peft import LoraConfig, inject_adapter_in_model
 
-        ranks = {name: self._rank(name, module) for name, module in self._chosen(module).items()}
-        if not ranks:
-            raise InputError(
-                f"adapter 'lora': targets {self.targets!r} match no module of {type(module).__name__}"
-            )
+        chosen = targeted("lora", module, self.targets)
+        ranks = {name: self._rank(name, inner) for name, inner in chosen.items()}
         # Longest names first: peft takes the first pattern that is an ending of a module's name.
         ordered = sorted(ranks, key=len, reverse=True)
         config = LoraConfig(
@@ -79,24 +77,6 @@ class Lora(Adapter):
                 inner.merge()
                 plain = inner.get_base_layer()
             setattr(module.get_submodule(parent), own, plain)
-
-    def _chosen(self, encoder: nn.Module) -> dict[str, nn.Module]:
-        """Give the targeted modules by name."""
-        if not isinstance(self.targets, str):
-            endings = tuple(self.targets)
-            return {
-                n: m
-                for n, m in encoder.named_modules()
-                if n in endings or n.endswith(tuple(f".{e}" for e in endings))
-            }
-        if self.targets == "default" and not hasattr(encoder, "lora_targets"):
-            raise InputError(f"adapter 'lora': {type(encoder).__name__} names no targets; write them down")
-        regex = str(encoder.lora_targets) if self.targets == "default" else self.targets
-        try:
-            pattern = re.compile(regex)
-        except re.error as error:
-            raise InputError(f"adapter 'lora': targets '{regex}' is no regex: {error}") from error
-        return {name: module for name, module in encoder.named_modules() if name and pattern.fullmatch(name)}
 
     def _rank(self, name: str, module: nn.Module) -> int:
         """Cap the rank at what the map can hold."""

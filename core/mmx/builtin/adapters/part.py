@@ -1,11 +1,10 @@
 """A part of the encoder, or of the fusion, trains."""
 
-import re
-
 from torch import nn
 
 from mmx.contracts import Adapter
 from mmx.errors import InputError
+from mmx.targets import regex_of
 
 
 class Part(Adapter):
@@ -15,12 +14,7 @@ class Part(Adapter):
     """
 
     def __init__(self, targets: str) -> None:
-        try:
-            self.targets = re.compile(targets)
-        except re.error as error:
-            raise InputError(
-                f"adapter 'part': targets {targets!r} is no regular expression: {error}"
-            ) from error
+        self.targets = regex_of("part", targets)
 
     def apply(self, module: nn.Module) -> None:
         """Free what is targeted (InputError where that is nothing)."""
