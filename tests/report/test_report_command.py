@@ -73,6 +73,17 @@ def test_score_target_confidence_and_limit_are_heard(call: Call) -> None:
     assert any("1,000,000" in note for note in smallest["notes"])
 
 
+def test_all_are_tested_against_a_control(call: Call) -> None:
+    against = {
+        name: json.loads(call("toy", "--json", "--against", name).out)["comparisons"]
+        for name in ("zero_fill", "skip")
+    }
+    assert {c["one"] for c in against["zero_fill"]} == {"zero_fill"}
+    (one,) = [c for c in against["zero_fill"] if c["other"] == "skip"]
+    (back,) = [c for c in against["skip"] if c["other"] == "zero_fill"]
+    assert one["difference"] == pytest.approx(-back["difference"]) and one["p"] == back["p"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -83,6 +94,7 @@ def test_score_target_confidence_and_limit_are_heard(call: Call) -> None:
         (["toy", "--confidence", "95"], "--confidence 95 is not between 0.5 and 1"),
         (["toy", "--score", "acc"], "--score 'acc' has no curve here"),
         (["toy", "--target", "image"], "--target 'image' was not evaluated. Known: any, m0, m1."),
+        (["toy", "--against", "skp"], "--against 'skp' is no value of the first table. Did you mean 'skip'?"),
         (["toy", "--max-trainable-params", "2"], "no point of 'toy' trains so few"),
         (["toy", "--out", "no/such/place.md"], "'no/such/place.md' cannot be written"),
     ],

@@ -30,6 +30,9 @@ def report(
     max_trainable_params: Annotated[
         int | None, typer.Option(min=1, help="Compare only points that train at most so many.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Test all against this method (or strategy), not against the best.")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Of intervals and tests, between 0.5 and 1.")] = 0.95,
     plugin: Annotated[
         list[Path] | None, typer.Option(help="A plugin file of a sweep that is named; may be repeated.")
@@ -55,7 +58,7 @@ def report(
         raise InputError(f"'{results.name}' has no finished trial yet; {told}")
     if max_trainable_params is not None:
         results = results.restricted(max_trainable_params)
-    made = report_on(results, score, target, confidence)
+    made = report_on(results, score, target, confidence, against=against)
     _give(made, forms[0] if forms else "", out)
     return 0
 

@@ -1,12 +1,13 @@
-"""Paired tests: the best of a sweep against each other one, on shared samples, masks and seeds."""
+"""Paired tests: the best, or a control, against each other one, on shared samples, masks and seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from mmx.contracts import TrialRecord
-from mmx.errors import InputError, MmxError
+from mmx.errors import InputError, MmxError, did_you_mean
 from mmx.evaluate import drawn_outputs, target_rate, values_at
 from mmx.report.resampling import (
     bootstrap_p,
@@ -131,18 +132,33 @@ def _seeds(count: int) -> str:
 
 
 def compare_all(
-    results: Results, best: Mapping[str, Standing], score: str, target: str, confidence: float
+    results: Results,
+    best: Mapping[str, Standing],
+    score: str,
+    target: str,
+    confidence: float,
+    against: str | None = None,
 ) -> list[Comparison]:
-    """Compare the best point by validation with that of every other value, corrected for their number."""
+    """Compare the best point by validation with that of every other value, corrected for their number.
+
+    `against`: the value to compare with instead (InputError where there is none of that name).
+    """
+    if against is not None and against not in best:
+        raise InputError(
+            f"--against '{against}' is no value of the first table.{did_you_mean(against, best)}"
+        )
     if len(best) < 2:
         return []
     ranks = {s.point: n for n, s in enumerate(results.found)}
-    first, *others = sorted(best, key=lambda label: ranks[best[label].point])
+    ranked = sorted(best, key=lambda label: (label != against, ranks[best[label].point]))
+    first, *others = ranked
+    measured = partial(measure, results, score=score, target=target)
+    own: dict[int, Measured] = {}
     found = []
     for other in others:
         named = Comparison(first, other, confidence=confidence)
         try:
-            found.append(_compare(results, named, best, score, target))
+            found.append(_compare(named, best, measured, own))
         except MmxError as error:
             found.append(replace(named, refused=str(error)))
     made = [c for c in found if not c.refused]
@@ -151,15 +167,18 @@ def compare_all(
 
 
 def _compare(
-    results: Results, named: Comparison, best: Mapping[str, Standing], score: str, target: str
+    named: Comparison,
+    best: Mapping[str, Standing],
+    measured: Callable[[TrialRecord], Measured],
+    own: dict[int, Measured],
 ) -> Comparison:
-    """Read the trials of the seeds that both have, and compare them."""
+    """Read the trials of the seeds that both have, and compare them; `own`, by seed: what was read of one."""
     one, other = ({r.seed: r for r in best[label].records} for label in (named.one, named.other))
     shared = sorted(one.keys() & other.keys())
     if not shared:
         raise InputError("they share no seed; run both with the same search.seeds")
-    sides = [[measure(results, by_seed[seed], score, target) for seed in shared] for by_seed in (one, other)]
-    return compare(named, *sides)
+    own |= {seed: measured(one[seed]) for seed in shared if seed not in own}
+    return compare(named, [own[seed] for seed in shared], [measured(other[seed]) for seed in shared])
 
 
 def compare(named: Comparison, one: Sequence[Measured], other: Sequence[Measured]) -> Comparison:

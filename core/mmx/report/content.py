@@ -82,8 +82,9 @@ def report_on(
     target: str = "any",
     confidence: float = 0.95,
     patient: bool = True,
+    against: str | None = None,
 ) -> Report:
-    """Make a report (InputError for a score or target that there is none of).
+    """Make a report (InputError for a score, target or value `against` that there is none of).
 
     `patient`: test scores that are no means over samples too, which takes a while.
     """
@@ -92,7 +93,7 @@ def report_on(
     quick = any(s.name == score and s.per_sample for s in results.task.scores)
     found: list[Comparison] = []
     if score and (patient or quick):
-        found = compare_all(results, results.best(results.chief), score, target, confidence)
+        found = compare_all(results, results.best(results.chief), score, target, confidence, against)
     notes = _notes(results, score, quick)
     if not patient and not quick:
         notes.append(f"tests of {score} take a while: `mmx report {results.name} --html` makes them")
