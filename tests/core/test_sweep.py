@@ -494,6 +494,20 @@ def test_parent_keeps_how_it_was_made(shown: Sweep) -> None:
     assert "optuna.db" not in resolved and str(shown.folder) not in resolved
 
 
+def test_killed_sweep_has_told_how_it_was_made(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> Any:
+        raise SystemExit
+
+    monkeypatch.setattr("mmx.sweep.close_sweep", killed)
+    with pytest.raises(SystemExit):
+        sweep.run()
+    (parent,) = sweep.runs("sweep")
+    names = {f.path for f in sweep.client.list_artifacts(parent.info.run_id)}
+    assert {"resolved.yaml", "plan.json", "plugins.json", "environment.txt"} <= names
+    plan = json.loads(Path(sweep.client.download_artifacts(parent.info.run_id, "plan.json")).read_text())
+    assert [p["point"] for p in plan["points"]] == [r.point for r in sweep.records]
+
+
 def test_leaderboard_has_a_row_a_point(shown: Sweep) -> None:
     (parent,) = shown.runs("sweep")
     path = shown.client.download_artifacts(parent.info.run_id, "leaderboard.csv")

@@ -2,13 +2,14 @@
 
 import contextlib
 import shutil
+from typing import Any
 
 from mmx.contracts import Tracker
 from mmx.errors import InputError, Stopped, StoreError
 from mmx.report.standings import standings
 from mmx.sweep.attempt import Watcher
 from mmx.sweep.call import Call
-from mmx.sweep.close import Result, close_sweep, keep_log
+from mmx.sweep.close import Result, close_sweep, describe_sweep, keep_log
 from mmx.sweep.devices import device_names
 from mmx.sweep.engine import Known
 from mmx.sweep.facts import STATES, plan_facts
@@ -54,8 +55,9 @@ def run_sweep(
     main = search.study(plan.sweep.name)
     check_data(plan, main)
     keep_settings(plan, main)
-    kept.open_sweep(plan.sweep.name, {"mmx.objective": next(iter(plan.objective))})
-    call = _prepare(plan, kept, search, watcher, limits)
+    parent = kept.open_sweep(plan.sweep.name, {"mmx.objective": next(iter(plan.objective))})
+    call, facts = _prepare(plan, kept, search, watcher, limits)
+    describe_sweep(plan, kept.reopen(parent), facts)
     search.begin_call()
     try:
         with Stopping() as call.stopping:
@@ -84,7 +86,7 @@ def join_sweep(plan: Plan, device: str, watcher: Watcher) -> None:
     check_data(plan, search.study(plan.sweep.name))
     parent = tracker.reopen(tracker.open_sweep(plan.sweep.name, {}))
     log = log_file(plan.sweep, this_worker().rpartition(":")[0].replace(":", "-"))
-    call = _prepare(plan, tracker, search, Logged.to(watcher, log), Limits())
+    call, _ = _prepare(plan, tracker, search, Logged.to(watcher, log), Limits())
     call.patient = False
     try:
         with Stopping() as call.stopping:
@@ -98,8 +100,10 @@ def join_sweep(plan: Plan, device: str, watcher: Watcher) -> None:
         close_sweep(plan, tracker)
 
 
-def _prepare(plan: Plan, tracker: Spooling, search: Search, watcher: Watcher, limits: Limits) -> Call:
-    """Catch up with what happened before, and see what there is to do.
+def _prepare(
+    plan: Plan, tracker: Spooling, search: Search, watcher: Watcher, limits: Limits
+) -> tuple[Call, dict[str, Any]]:
+    """Catch up with what happened before, and see what there is to do; give the plan's facts too.
 
     What an earlier call could not send is sent, and what dead workers left running is ended.
     """
@@ -113,7 +117,7 @@ def _prepare(plan: Plan, tracker: Spooling, search: Search, watcher: Watcher, li
     records = tracker.records(plan.sweep.name)
     facts = plan_facts(plan, records)
     watcher.sweep_started(len(facts["points"]), facts["counts"]["done"])
-    return Call(plan, tracker, search, watcher, limits, Known.of(records, plan.objective))
+    return Call(plan, tracker, search, watcher, limits, Known.of(records, plan.objective)), facts
 
 
 def forget(plan: Plan, tracker: Tracker, search: Search) -> None:

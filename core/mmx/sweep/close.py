@@ -1,4 +1,4 @@
-"""Brings a sweep's parent run up to date: figures, files, logs."""
+"""Brings a sweep's parent run up to date: how it was made, figures, files, logs."""
 
 import shutil
 import tempfile
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmx.contracts import Tracker, TrialLog, TrialRecord
 from mmx.report.files import write_report
@@ -35,6 +36,13 @@ def results_of(plan: Plan, tracker: Tracker, records: Sequence[TrialRecord]) -> 
     task = plan.bench.dataset(plan.cells[0].spec.dataset).task
     sweep = plan.sweep
     return Results(sweep.name, sweep.search, plan.objective, tracker, plan.registry, task, named)
+
+
+def describe_sweep(plan: Plan, parent: TrialLog, facts: Mapping[str, Any]) -> None:
+    """Write how the sweep is made before anything runs, for who asks meanwhile, or after it was killed."""
+    with tempfile.TemporaryDirectory() as name:
+        for path in sweep_files(Path(name), plan.sweep, facts, plan.registry):
+            parent.artifact(path)
 
 
 def close_sweep(plan: Plan, tracker: Tracker) -> Result:
