@@ -631,6 +631,7 @@ def test_settings_that_come_back_find_their_sweep_again(sweep: Sweep) -> None:
         {"search": {"axes": {"training.learning_rate": [0.01, 0.02]}}},
         {"search": {"axes": {"strategy": ["mean_fill"]}}},
         {"search": {"seeds": [0, 1]}},
+        {"search": {"axes": {"training.phases": [[], [{"fusion_adapter": "frozen"}]]}}},
         {"run": {"retry_failed": 1, "workers": 1}},
         {"training": {**SIZES, "loader_workers": 1}},
     ],
@@ -639,6 +640,14 @@ def test_settings_that_come_back_find_their_sweep_again(sweep: Sweep) -> None:
 def test_extension_and_how_it_runs_make_no_fork(sweep: Sweep, changes: dict[str, Any]) -> None:
     sweep.run(max_trials=0)
     sweep.run(changes, max_trials=0)
+    assert sweep.plan.sweep.name == "toy"
+
+
+def test_method_that_is_added_makes_no_fork(sweep: Sweep) -> None:
+    methods: dict[str, Any] = {"late": {}}
+    sweep.run({"search.methods": methods}, max_trials=0)
+    methods["adapted"] = {"training.phases": [{}, {"fusion_adapter": "scale_shift", "modalities": ["m0"]}]}
+    sweep.run({"search.methods": methods}, max_trials=0)
     assert sweep.plan.sweep.name == "toy"
 
 

@@ -8,6 +8,7 @@ numbers depend on makes a fork: a sweep of its own, with its own studies and its
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import optuna
 
@@ -21,6 +22,7 @@ from mmx.sweep.study import Search
 SETTINGS = "mmx.settings"
 DATA = "mmx.data"
 FORK = "@"
+PHASES = "training.phases"
 Settings = dict[str, list[str]]
 """Flat key to the values that it takes in the sweep's cells."""
 
@@ -40,11 +42,19 @@ def settings_of(plan: Plan) -> Settings:
 
 
 def varied_paths(plan: Plan) -> list[str]:
-    """List what the sweep varies, by the keys that trials log."""
+    """List what the sweep varies, by the keys that trials log; with phases, all that any of them sets."""
     search = plan.sweep.search
     methods = [path for settings in search.methods.values() for path in settings]
     paths = [*search.axes, *search.tune, *methods]
+    paths += [key for cell in plan.cells for item in cell.raw.assigned.items() for key in _of_phases(*item)]
     return sorted({p.removesuffix(".name").replace("encoders", "encoder", 1) for p in paths})
+
+
+def _of_phases(path: str, value: Any) -> list[str]:
+    """List what a setting of phases sets, as it is called outside: trials log that of the last phase."""
+    if path == PHASES:
+        return [key for phase in value or () for key in phase]
+    return [path.split(".", 3)[3]] if path.startswith(f"{PHASES}.") and path.count(".") > 2 else []
 
 
 def changes(before: Settings, now: Settings, varied: Sequence[str]) -> dict[str, tuple[str, str]]:
