@@ -13,10 +13,18 @@ from typing import Any
 
 import pytest
 
+from mmx.report.comparison import Comparison
 from mmx.report.content import Report, all_bands
 from mmx.report.files import write_report
 from mmx.report.page import html, least_width
-from mmx.report.plots import draw_contributions, draw_curves, draw_lattice, lattice_of
+from mmx.report.plots import (
+    differences_of,
+    draw_contributions,
+    draw_curves,
+    draw_differences,
+    draw_lattice,
+    lattice_of,
+)
 from mmx.report.results import Results
 from mmx.sweep.close import close_sweep
 
@@ -136,6 +144,31 @@ def test_many_curves_are_named_below_them_and_a_wide_lattice_is_scrolled(report:
     figure = draw_curves(many, {}, "accuracy", "any")
     assert figure.axes[0].get_legend() is None and len(figure.legends[0].get_texts()) == 12
     assert least_width(figure) < 22 and least_width(draw_lattice(many, "accuracy")) > 40
+
+
+def test_a_crowd_has_no_bands(report: Report) -> None:
+    (row, *_), few = report.tables[0].rows, report.tables[0]
+    crowd = replace(few, rows=[row] * 9)
+    drawn = [len(draw_curves(t, {}, "accuracy", "any").axes[0].collections) for t in (few, crowd)]
+    assert drawn == [len(few.rows), 0]
+
+
+def test_differences_are_turned_from_the_one_to_the_others() -> None:
+    found = [
+        Comparison("a", "worse", 0.2, 0.1, 0.3, 0.001, 0.001),
+        Comparison("a", "level", 0.0, -0.1, 0.1, 0.5, 0.5),
+        Comparison("a", "better", -0.2, -0.3, -0.1, 0.001, 0.001),
+        Comparison("a", "unlike", refused="no"),
+    ]
+    turned = differences_of(found)
+    assert [(c.other, c.difference, c.low, c.high) for c in turned] == [
+        ("better", 0.2, 0.1, 0.3), ("level", 0.0, -0.1, 0.1), ("worse", -0.2, -0.3, -0.1)
+    ]  # fmt: skip
+    (axis,) = draw_differences(turned, "accuracy").axes
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [float(dot.get_xdata()[0]) for dot in dots] == [0.2, 0.0, -0.2]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False]
+    assert axis.get_xlabel() == "accuracy: better than a by" and axis.get_ylim()[0] > axis.get_ylim()[1]
 
 
 def test_bars_and_lattice_have_a_mark_for_each_value(report: Report) -> None:

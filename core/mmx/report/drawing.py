@@ -8,6 +8,7 @@ from mmx.report.standings import Standing
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; markers and dashes say it once more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+GREY = "#767676"
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 3)))
 

@@ -22,7 +22,7 @@ def write_report(folder: Path, results: Results) -> list[Path]:
 
 
 def write_plots(folder: Path, report: Report, bands: Mapping[str, Band]) -> list[Path]:
-    """Write `curves.png`, `lattice.png`, `pareto_params.png` and `pareto_seconds.png`.
+    """Write `curves.png`, `differences.png`, `lattice.png`, `pareto_params.png` and `pareto_seconds.png`.
 
     A sweep of two objectives has `pareto.png` beside, their front.
     """

@@ -11,10 +11,13 @@ from mmx.report.content import Band, Report, bands_of, missing, spoken
 from mmx.report.drawing import svg_of
 from mmx.report.pareto import draw_front, front
 from mmx.report.plots import (
+    CROWD,
     band_of,
     contributions_of,
+    differences_of,
     draw_contributions,
     draw_curves,
+    draw_differences,
     draw_lattice,
     drawable,
     lattice_of,
@@ -70,11 +73,28 @@ def parts_of(report: Report, bands: Mapping[str, Band]) -> list[Part]:
     table = report.tables[0] if report.tables else None
     with_rates = table if table and table.rates else None
     return [
+        Part("differences", "Differences", _differences(report)),
         Part("curves", "Curves", _curves(report, bands) if with_rates else []),
         Part("patterns", "Patterns", _lattice(report, table)),
         Part("contributions", "Contributions", _contributions(report, table)),
         Part("fronts", "Costs", [_front(report, o) for o in _fronts(report)]),
     ]
+
+
+def _differences(report: Report) -> list[Plot]:
+    found = differences_of(report.comparisons)
+    if not found:
+        return []
+    heads = ("value", "difference", "low", "high", "corrected p", "better")
+    plot = _plot(
+        "differences",
+        f"{spoken(report.score)} beside {found[0].one}, {missing(report.target)} goes missing",
+        f"Paired, mean over rates, with the {percent_of(report.confidence)} interval; filled: it is told.",
+        draw_differences(found, report.score),
+        heads,
+        [(c.other, c.difference, c.low, c.high, c.corrected, c.better) for c in found],
+    )
+    return [plot]
 
 
 def _curves(report: Report, bands: Mapping[str, Band]) -> list[Plot]:
@@ -92,6 +112,9 @@ def _curve(report: Report, bands: Mapping[str, Band], score: str, target: str) -
         bands = {row.label: bands_of(own, row) for row in table.rows}
     known = any(bands.values())
     band = f"{percent_of(report.confidence)} bootstrap interval over seeds and samples"
+    around = f"the band is the {band if known else 'sample standard deviation over seeds'}."
+    if len(table.rows) > CROWD:
+        around = "bands of so many would hide each other: see the data."
     rows = [
         (row.label, percent, len(by), mean(by.values()), *band_of(row, bands)[percent])
         for row in table.rows
@@ -100,7 +123,7 @@ def _curve(report: Report, bands: Mapping[str, Band], score: str, target: str) -
     return _plot(
         f"curve_{score}_{target}",
         f"{spoken(score)}, {missing(target)} goes missing",
-        f"Mean over seeds; the band is the {band if known else 'sample standard deviation over seeds'}.",
+        f"Mean over seeds; {around}",
         draw_curves(table, bands, score, target),
         (table.axis, "missing (%)", "seeds", score, "low", "high"),
         rows,

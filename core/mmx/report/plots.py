@@ -1,12 +1,14 @@
-"""The figures of a report: curves, the lattice of availability patterns, contributions, Pareto fronts."""
+"""The figures of a report: curves, paired differences, lattice of patterns, contributions, Pareto fronts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from statistics import mean, stdev
 from typing import Any
 
+from mmx.report.comparison import Comparison
 from mmx.report.content import Band, Report, missing, spoken
-from mmx.report.drawing import COLOURS, DASHES, MARKERS, new_figure
+from mmx.report.drawing import COLOURS, DASHES, GREY, MARKERS, new_figure
 from mmx.report.pareto import draw_front
 from mmx.report.results import PARAMETERS, SECONDS
 from mmx.report.standings import Standing
@@ -14,19 +16,25 @@ from mmx.report.tables import Row, Table, patterns_of
 
 BESIDE = 6
 """Curves that are named inside the axes; more are named below."""
+CROWD = 8
+"""Curves that have bands; those of more would hide each other."""
 CONTRIBUTION = "contribution/shapley_"
 
 
 def draw_curves(table: Table, bands: Mapping[str, Band], score: str, target: str) -> Any:
-    """Draw a line a row; the band is the interval where there is one, else the sample standard deviation."""
+    """Draw a line a row; the band is the interval where there is one, else the sample standard deviation.
+
+    There is none in a crowd.
+    """
     lines = ceil(len(table.rows) / 3) if len(table.rows) > BESIDE else 0
     figure, axis = new_figure(height=4.0 + 0.24 * lines)
     for n, row in enumerate(r for r in table.rows if r.rates):
         colour, marker = COLOURS[n % len(COLOURS)], MARKERS[(n + n // len(COLOURS)) % len(MARKERS)]
         style = DASHES[n % len(DASHES)]
         percents = list(row.rates)
-        low, high = zip(*band_of(row, bands).values(), strict=True)
-        axis.fill_between(percents, low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(table.rows) <= CROWD:
+            low, high = zip(*band_of(row, bands).values(), strict=True)
+            axis.fill_between(percents, low, high, color=colour, alpha=0.15, linewidth=0)
         middle = [mean(row.rates[p].values()) for p in percents]
         axis.plot(percents, middle, label=row.label, color=colour, marker=marker, linestyle=style)
     axis.set(xlabel=f"missing (%), {missing(target)}", ylabel=spoken(score))
@@ -48,6 +56,28 @@ def band_of(row: Row, bands: Mapping[str, Band]) -> dict[int, tuple[float, float
         spread = stdev(values) if len(values) > 1 else 0.0
         found[percent] = own.get(percent, (mean(values) - spread, mean(values) + spread))
     return found
+
+
+def differences_of(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Give the comparisons that were made, turned so that positive means better than the one, best first."""
+    made = [c for c in comparisons if not c.refused]
+    turned = [replace(c, difference=-c.difference, low=-c.high, high=-c.low) for c in made]
+    return sorted(turned, key=lambda c: -c.difference)
+
+
+def draw_differences(found: Sequence[Comparison], score: str) -> Any:
+    """Draw how much better each is than the one that all are compared with; filled where it is told."""
+    figure, axis = new_figure(height=1.1 + 0.3 * len(found), fitted=True)
+    for y, c in enumerate(found):
+        colour = GREY if not c.better else COLOURS[0] if c.better == c.other else COLOURS[1]
+        axis.plot([c.low, c.high], [y, y], color=colour, linewidth=2)
+        axis.plot(c.difference, y, "o", color=colour, markerfacecolor=colour if c.better else "white")
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(found)), [c.other for c in found])
+    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.set(xlabel=f"{spoken(score)}: better than {found[0].one} by")
+    axis.grid(alpha=0.3, axis="x")
+    return figure
 
 
 def lattice_of(table: Table, score: str) -> tuple[list[str], list[list[float]]]:
@@ -158,6 +188,8 @@ def figures_of_report(report: Report, bands: Mapping[str, Band]) -> dict[str, An
     table = report.tables[0] if report.tables else None
     if table and table.rates:
         figures["curves"] = draw_curves(table, bands, report.score, report.target)
+    if found := differences_of(report.comparisons):
+        figures["differences"] = draw_differences(found, report.score)
     if table and lattice_of(table, report.score)[0]:
         figures["lattice"] = draw_lattice(table, report.score)
     return figures
