@@ -15,6 +15,7 @@ import pytest
 
 from mmx.report.comparison import Comparison
 from mmx.report.content import Report, all_bands
+from mmx.report.drawing import COLOURS
 from mmx.report.files import write_report
 from mmx.report.page import html, least_width
 from mmx.report.plots import (
@@ -161,13 +162,13 @@ def test_differences_are_turned_from_the_one_to_the_others() -> None:
         Comparison("a", "unlike", refused="no"),
     ]
     turned = differences_of(found)
-    assert [(c.other, c.difference, c.low, c.high) for c in turned] == [
-        ("better", 0.2, 0.1, 0.3), ("level", 0.0, -0.1, 0.1), ("worse", -0.2, -0.3, -0.1)
+    assert [(c.one, c.difference, c.low, c.high, c.better) for c in turned] == [
+        ("better", 0.2, 0.1, 0.3, "better"), ("level", 0.0, -0.1, 0.1, ""), ("worse", -0.2, -0.3, -0.1, "a")
     ]  # fmt: skip
     (axis,) = draw_differences(turned, "accuracy").axes
     dots = [line for line in axis.lines if line.get_marker() == "o"]
     assert [float(dot.get_xdata()[0]) for dot in dots] == [0.2, 0.0, -0.2]
-    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False]
+    assert [dot.get_markerfacecolor() for dot in dots] == [COLOURS[0], "white", COLOURS[1]]
     assert axis.get_xlabel() == "accuracy: better than a by" and axis.get_ylim()[0] > axis.get_ylim()[1]
 
 

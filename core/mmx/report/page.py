@@ -88,11 +88,11 @@ def _differences(report: Report) -> list[Plot]:
     heads = ("value", "difference", "low", "high", "corrected p", "better")
     plot = _plot(
         "differences",
-        f"{spoken(report.score)} beside {found[0].one}, {missing(report.target)} goes missing",
+        f"{spoken(report.score)} beside {found[0].other}, {missing(report.target)} goes missing",
         f"Paired, mean over rates, with the {percent_of(report.confidence)} interval; filled: it is told.",
         draw_differences(found, report.score),
         heads,
-        [(c.other, c.difference, c.low, c.high, c.corrected, c.better) for c in found],
+        [(c.one, c.difference, c.low, c.high, c.corrected, c.better) for c in found],
     )
     return [plot]
 

@@ -59,23 +59,26 @@ def band_of(row: Row, bands: Mapping[str, Band]) -> dict[int, tuple[float, float
 
 
 def differences_of(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Give the comparisons that were made, turned so that positive means better than the one, best first."""
-    made = [c for c in comparisons if not c.refused]
-    turned = [replace(c, difference=-c.difference, low=-c.high, high=-c.low) for c in made]
+    """Give the comparisons that were made from the others' side, the best first."""
+    turned = [
+        replace(c, one=c.other, other=c.one, difference=-c.difference, low=-c.high, high=-c.low)
+        for c in comparisons
+        if not c.refused
+    ]
     return sorted(turned, key=lambda c: -c.difference)
 
 
 def draw_differences(found: Sequence[Comparison], score: str) -> Any:
-    """Draw how much better each is than the one that all are compared with; filled where it is told."""
+    """Draw how much better each is than what all are compared with; filled where it is told."""
     figure, axis = new_figure(height=1.1 + 0.3 * len(found), fitted=True)
     for y, c in enumerate(found):
-        colour = GREY if not c.better else COLOURS[0] if c.better == c.other else COLOURS[1]
+        colour = GREY if not c.better else COLOURS[0] if c.better == c.one else COLOURS[1]
         axis.plot([c.low, c.high], [y, y], color=colour, linewidth=2)
         axis.plot(c.difference, y, "o", color=colour, markerfacecolor=colour if c.better else "white")
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(found)), [c.other for c in found])
+    axis.set_yticks(range(len(found)), [c.one for c in found])
     axis.set_ylim(len(found) - 0.5, -0.5)
-    axis.set(xlabel=f"{spoken(score)}: better than {found[0].one} by")
+    axis.set(xlabel=f"{spoken(score)}: better than {found[0].other} by")
     axis.grid(alpha=0.3, axis="x")
     return figure
 
