@@ -178,7 +178,7 @@ def test_two_calls_at_the_same_time_share_a_budget(place: Make) -> None:
 @pytest.mark.long
 def test_what_another_call_had_begun_is_not_run_again(place: Make, undisturbed: Make) -> None:
     found, whole = place(WAITING), undisturbed(WAITING)
-    first = found.start(["hold_on", "copyfileobj", "first"])
+    first = found.start(["hold_on", "copyfileobj.*keep_trial", "first"])
     found.go()
     found.wait_for("first-held")
     second = found.start()
@@ -270,7 +270,7 @@ def test_worker_that_was_taken_for_dead_does_not_count_its_result(
 ) -> None:
     found, whole = place({**WAITING, **LEASE, **STORES[store]}), undisturbed(WAITING)
     found.go()
-    late = found.start(["other_host", "elsewhere"], ["still_heart"], ["hold_on", "copyfileobj", "late"])
+    late = found.start(["other_host", "elsewhere"], ["still_heart"], ["hold_on", "copyfileobj.*keep_trial", "late"])
     found.wait_for("late-held")
     assert found.run() == 0, found.said()
     (found.folder / "late-go").touch()

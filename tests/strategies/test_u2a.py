@@ -311,7 +311,7 @@ def read(model: MultimodalModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor
     with torch.no_grad():
         front = len(model.modalities) - 1
         encoded = model.encode(batch.inputs, batch.presence, batch.presence)
-        logits, _, slots = model(batch)
+        logits, _, slots, _ = model(batch)
     proxies = {m: t.values[batch.presence[m], :front] for m, t in encoded.items()}
     return logits, proxies, {m: first_token(t)[0] for m, t in slots.items()}
 
@@ -378,7 +378,7 @@ def gradients(model: MultimodalModel, batch: Batch, aligned: bool) -> dict[str, 
     """Give the gradient of the task's loss, or of that and the strategy's; zeros where there is none."""
     torch.manual_seed(3)
     model.train().zero_grad(set_to_none=True)
-    logits, losses, _ = model(batch)
+    logits, losses, *_ = model(batch)
     loss = world.task().loss(logits, batch.target)
     (loss + sum(losses.values()) if aligned else loss).backward()
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}

@@ -67,7 +67,7 @@ def model_answers_whoever_is_absent(registry: Registry, offer: Offer) -> None:
     for model in _models(registry, offer):
         for case, presence in world.presences(len(model.modalities)).items():
             for mode in (True, False):
-                logits, losses, _ = model.train(mode)(world.batch_of(presence))
+                logits, losses, *_ = model.train(mode)(world.batch_of(presence))
                 assert logits.shape == (4, world.CLASSES), case
                 assert bool(torch.isfinite(logits).all()), case
                 assert all(bool(torch.isfinite(loss)) and loss.ndim == 0 for loss in losses.values()), case
@@ -90,7 +90,7 @@ def _answers(model: MultimodalModel, mode: bool, filler: float) -> list[Tensor]:
     for presence in world.presences(len(model.modalities)).values():
         torch.manual_seed(0)
         trial.zero_grad(set_to_none=True)
-        logits, losses, _ = trial(world.batch_of(presence, filler))
+        logits, losses, *_ = trial(world.batch_of(presence, filler))
         (logits.square().mean() + sum(losses.values())).backward()
         found += [logits.detach(), *(loss.detach() for loss in losses.values())]
         found += [p.grad for p in trial.parameters() if p.grad is not None]
@@ -125,7 +125,7 @@ def model_trains_everywhere(registry: Registry, offer: Offer) -> None:
         batch = world.batch_of(presence)
 
         def loss(model: MultimodalModel = model, batch: Batch = batch) -> Tensor:
-            logits, losses, _ = model(batch)
+            logits, losses, *_ = model(batch)
             return world.task().loss(logits, batch.target) + sum(losses.values())
 
         assert_gradient_everywhere(model, loss)
