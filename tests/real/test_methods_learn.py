@@ -27,7 +27,7 @@ METHODS = (
     ),
     *("shaspec", "mmin", "smil", "single_branch", "wander"),
 )
-QUICK = ("u2a_concat", "single_branch")
+QUICK = ("single_branch",)
 """Methods that `make test` trains; the others, of several phases or larger, are kept for `make test-long`."""
 EPOCHS = 2
 CHANCE = 0.1

@@ -310,6 +310,7 @@ def test_second_run_runs_nothing(nodes: Nodes, sweep: Sweep) -> None:
     assert sweep.statuses() == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.long
 def test_point_that_fails_fails_alone(nodes: Nodes, sweep: Sweep) -> None:
     (sweep.folder / "fail-1").touch()
     assert sweep.run({"run.retry_failed": 1}) == 1
