@@ -270,7 +270,8 @@ def test_worker_that_was_taken_for_dead_does_not_count_its_result(
 ) -> None:
     found, whole = place({**WAITING, **LEASE, **STORES[store]}), undisturbed(WAITING)
     found.go()
-    late = found.start(["other_host", "elsewhere"], ["still_heart"], ["hold_on", "copyfileobj.*keep_trial", "late"])
+    held = ["hold_on", "copyfileobj.*keep_trial", "late"]
+    late = found.start(["other_host", "elsewhere"], ["still_heart"], held)
     found.wait_for("late-held")
     assert found.run() == 0, found.said()
     (found.folder / "late-go").touch()
