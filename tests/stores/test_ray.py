@@ -400,6 +400,7 @@ def test_trial_that_kills_its_workers_fails_and_the_others_go_on(nodes: Nodes, s
     assert "RUNNING" not in sweep.statuses()
 
 
+@pytest.mark.long
 def test_every_point_is_finished_once_though_a_node_dies(
     nodes: Nodes, sweep: Sweep, meanwhile: Callable[[Callable[[], None]], None]
 ) -> None:
